@@ -1,0 +1,1 @@
+"""The pixels: scenes, videos, shards, readers. Code only; imports nothing of ours."""

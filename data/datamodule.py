@@ -1,0 +1,60 @@
+"""The DataModule over a folder that ``data.ingest`` wrote."""
+
+from pathlib import Path
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from data.shards import PairConfig, train_pairs, val_pairs
+
+
+class ClipDataModule(LightningDataModule):
+    """Batches {"frames" uint8 (batch, 2, 3, H, W), "gap" int64 (batch,) frames, "key" list[str]}.
+
+    Training is endless: end it with ``max_steps``, or ``limit_train_batches`` per epoch.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,  # holds train/ and val/
+        batch_size: int = 32,
+        num_workers: int = 0,
+        min_gap: int = 1,  # frames
+        max_gap: int = 4,  # frames
+        crop_px: int | None = None,
+        flip: bool = False,
+        shuffle: int = 500,  # clips in each worker's shuffle buffer
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.pairs = PairConfig(min_gap=min_gap, max_gap=max_gap, crop_px=crop_px, flip=flip)
+        self.shuffle, self.seed = shuffle, seed
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world = self._rank_and_world()
+        pipeline = train_pairs(
+            self.root / "train", self.pairs, self.seed, self.shuffle, rank=rank, world=world
+        )
+        # drop_last keeps every batch full: one stream per worker never ends.
+        return self._loader(pipeline, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        rank, world = self._rank_and_world()
+        pipeline = val_pairs(self.root / "val", self.pairs, self.seed, rank=rank, world=world)
+        return self._loader(pipeline, drop_last=False)
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+    def _loader(self, pipeline, drop_last: bool) -> DataLoader:
+        return DataLoader(
+            pipeline,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            # A worker remembers which epochs its earlier passes have used up.
+            persistent_workers=self.num_workers > 0,
+            drop_last=drop_last,
+        )

@@ -1,0 +1,85 @@
+"""Decoding: the right frames, upright, square, and one sentence for what is no video."""
+
+import pytest
+import torch
+from fake_datasets import noise_video, rotate_on_display, write_sound, write_video
+
+from data.video import VideoFrames, read_video
+
+
+def test_a_lossless_square_video_comes_back_bit_for_bit(tmp_path):
+    frames = noise_video(5, 16, 16)
+    clip = read_video(write_video(tmp_path / "noise.mkv", frames), size=16)
+    assert torch.equal(clip.frames, frames)
+    assert (clip.fps, clip.name) == (30.0, "noise")
+
+
+def test_the_center_square_is_kept(tmp_path):
+    frames = noise_video(2, 16, 24)
+    clip = read_video(write_video(tmp_path / "wide.mkv", frames), size=16)
+    assert torch.equal(clip.frames, frames[..., 4:20])
+
+
+def test_the_short_side_is_resized(tmp_path):
+    gray = torch.full((2, 3, 32, 48), 77, dtype=torch.uint8)
+    clip = read_video(write_video(tmp_path / "gray.mkv", gray), size=8)
+    assert clip.frames.shape == (2, 3, 8, 8)
+    assert (clip.frames.int() - 77).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "fps"),
+    [
+        ({"stride": 3}, [0, 3, 6, 9], 10.0),
+        ({"fps": 15.0}, [0, 2, 4, 6, 8, 10], 15.0),
+        ({"fps": 20.0}, [0, 2, 3, 5, 6, 8, 9, 11], 20.0),
+        ({"fps": 60.0}, list(range(12)), 30.0),
+        ({"max_frames": 2}, [0, 1], 30.0),
+    ],
+)
+def test_frames_are_thinned_out_in_time(tmp_path, options, kept, fps):
+    frames = noise_video(12, 16, 16)
+    clip = read_video(write_video(tmp_path / "noise.mkv", frames), size=16, **options)
+    assert torch.equal(clip.frames, frames[kept]) and clip.fps == fps
+
+
+def test_a_video_marked_as_rotated_is_turned_upright(tmp_path):
+    frames = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    frames[..., :16, :16] = 255  # the stored top left is the top right of the scene
+    path = write_video(tmp_path / "phone.mp4", frames)
+    rotate_on_display(path)
+    clip = read_video(path, size=32)
+    assert clip.frames[:, :, 4:12, 20:28].min() > 200
+    assert clip.frames[:, :, 4:12, 4:12].max() < 50
+
+
+def test_a_file_of_noise_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "noise.mp4"
+    path.write_bytes(bytes(range(256)) * 8)
+    with pytest.raises(ValueError, match=r"noise\.mp4 cannot be read as a video"):
+        VideoFrames(path, 16)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"gone\.mp4 is not a file"):
+        VideoFrames(tmp_path / "gone.mp4", 16)
+
+
+def test_sound_alone_is_refused(tmp_path):
+    path = write_sound(tmp_path / "sound.mp4")
+    with pytest.raises(ValueError, match="holds audio but no video stream"):
+        VideoFrames(path, 16)
+
+
+def test_a_video_without_a_frame_is_refused(tmp_path):
+    path = write_video(tmp_path / "empty.mkv", noise_video(1, 16, 16)[:0])
+    with pytest.raises(ValueError, match=r"empty\.mkv"):
+        read_video(path, 16)
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": 0}, {"size": 8, "fps": 0.0}, {"size": 8, "stride": 0}]
+)
+def test_impossible_options_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="got"):
+        VideoFrames(tmp_path / "any.mp4", **options)
