@@ -1,0 +1,1 @@
+"""The model: codes, patches, sequences. Imports nothing of ours."""

@@ -1,0 +1,142 @@
+"""From a cell's latent vector to an integer code and back: k-means codebook, LFQ, FSQ.
+
+Each bottleneck offers ``forward(latent) -> (quantized, codes, penalty)`` with straight-through
+gradients, and ``embed(codes) -> quantized``. None mixes cells.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Quantized = tuple[Float[Tensor, "cells latent"], Int[Tensor, " cells"], Float[Tensor, ""]]
+
+
+class KMeansCodebook(nn.Module):
+    """Nearest of ``num_codes`` vectors. Start it with ``initialize``; gradients then move it."""
+
+    def __init__(self, num_codes: int, latent: int) -> None:
+        super().__init__()
+        self.codebook = nn.Parameter(0.1 * torch.randn(num_codes, latent))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def initialize(
+        self, latents: Float[Tensor, "cells latent"], generator: torch.Generator, steps: int = 15
+    ) -> None:
+        """Lloyd's algorithm from randomly drawn cells; an empty cluster is drawn again."""
+        num_codes = len(self.codebook)
+        if len(latents) < num_codes:
+            raise ValueError(
+                f"k-means got {len(latents)} cells for {num_codes} codes; "
+                f"hand in larger batches or ask for fewer codes."
+            )
+        pick = torch.randperm(len(latents), generator=generator)[:num_codes]
+        centers = latents[pick].clone()
+        for _ in range(steps):
+            nearest = _nearest(latents, centers)
+            sums = torch.zeros_like(centers).index_add_(0, nearest, latents)
+            counts = torch.bincount(nearest, minlength=num_codes)
+            fresh = latents[torch.randint(len(latents), (num_codes,), generator=generator)]
+            mean = sums / counts.clamp_min(1)[:, None]
+            centers = torch.where(counts[:, None] > 0, mean, fresh)
+        self.codebook.copy_(centers)
+        self.initialized.fill_(True)
+
+    def forward(self, latent: Float[Tensor, "cells latent"]) -> Quantized:
+        codes = _nearest(latent.detach(), self.codebook.detach())
+        chosen = self.embed(codes)
+        commitment = F.mse_loss(latent, chosen.detach()) + F.mse_loss(chosen, latent.detach())
+        return latent + (chosen - latent).detach(), codes, commitment
+
+    def embed(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n latent"]:
+        return F.embedding(codes, self.codebook)
+
+
+class LFQ(nn.Module):
+    """Lookup-free quantization: the sign of each channel is one bit of the code.
+
+    Channel 0 is the most significant bit and a channel at exactly 0 counts as bit 0, as in the
+    published LRAS quantizer; code vectors have unit length. The entropy penalty uses the product
+    form of the bits' distributions, so it costs O(bits) and not O(codes), and its batch term is
+    averaged over all ranks.
+
+    Source:
+        Yu et al. 2023, arXiv:2310.05737; the factorized entropy is that of BSQ, arXiv:2406.07548.
+    """
+
+    def __init__(self, bits: int, entropy_weight: float, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.bits, self.entropy_weight, self.temperature = bits, entropy_weight, temperature
+        self.register_buffer("weights", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
+
+    def forward(self, latent: Float[Tensor, "cells latent"]) -> Quantized:
+        unit = F.normalize(latent, dim=-1)
+        bit = latent > 0
+        codes = (bit * self.weights).sum(-1)
+        chosen = (2.0 * bit - 1.0).to(latent) / math.sqrt(self.bits)
+        penalty = self.entropy_weight * self._entropy_penalty(unit)
+        penalty = penalty + 0.25 * F.mse_loss(unit, chosen)
+        return unit + (chosen - unit).detach(), codes, penalty
+
+    def _entropy_penalty(self, unit: Float[Tensor, "cells latent"]) -> Float[Tensor, ""]:
+        """Mean entropy of each cell's code minus entropy of the mean code, in nats."""
+        chance = torch.sigmoid(4 * unit / (self.temperature * math.sqrt(self.bits)))
+        return _bit_entropy(chance).sum(-1).mean() - _bit_entropy(_global_mean(chance)).sum()
+
+    def embed(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n latent"]:
+        bit = (codes[..., None] & self.weights) > 0
+        return (2.0 * bit - 1.0) / math.sqrt(self.bits)
+
+
+class FSQ(nn.Module):
+    """Finite scalar quantization: every channel is rounded to a few levels; no penalty.
+
+    Source:
+        Mentzer et al. 2023, arXiv:2309.15505.
+    """
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        sizes = torch.tensor(levels)
+        strides = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.long), sizes[:-1]]), 0)
+        self.register_buffer("sizes", sizes, persistent=False)
+        self.register_buffer("strides", strides, persistent=False)
+
+    def forward(self, latent: Float[Tensor, "cells latent"]) -> Quantized:
+        steps = self.sizes - 1
+        bounded = torch.sigmoid(2 * latent) * steps  # (0, levels - 1)
+        level = bounded.round()
+        codes = (level.detach().long() * self.strides).sum(-1)
+        level = bounded + (level - bounded).detach()
+        return 2 * level / steps - 1, codes, latent.new_zeros(())
+
+    def embed(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n latent"]:
+        level = (codes[..., None] // self.strides) % self.sizes
+        return 2.0 * level / (self.sizes - 1) - 1
+
+
+def _nearest(
+    latents: Float[Tensor, "cells latent"], centers: Float[Tensor, "codes latent"]
+) -> Int[Tensor, " cells"]:
+    """Index of the nearest center; in slices, so that the distance matrix stays small."""
+    half = 0.5 * centers.square().sum(-1)
+    return torch.cat([(half - part @ centers.T).argmin(-1) for part in latents.split(65_536)])
+
+
+def _bit_entropy(chance: Tensor) -> Tensor:
+    chance = chance.clamp(1e-6, 1 - 1e-6)
+    return -(chance * chance.log() + (1 - chance) * (1 - chance).log())
+
+
+def _global_mean(chance: Float[Tensor, "cells latent"]) -> Float[Tensor, " latent"]:
+    """Mean over the cells of all ranks, with gradient to this rank's cells."""
+    mean = chance.mean(0)
+    if dist.is_available() and dist.is_initialized():
+        from torch.distributed.nn.functional import all_reduce
+
+        mean = all_reduce(mean) / dist.get_world_size()
+    return mean

@@ -1,0 +1,103 @@
+"""Frozen configurations of the two networks. Named sizes live in configs/model/."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lras.grid import PatchGrid
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """A local autoencoder: every code sees and paints its own cell, nothing else."""
+
+    code_px: int = 4  # px, side of a code cell
+    bottleneck: Literal["kmeans", "lfq", "fsq"] = "kmeans"
+    num_codes: int = 512  # codebook entries; a power of two for lfq, the product of levels for fsq
+    levels: tuple[int, ...] = ()  # fsq only: quantization levels per channel
+    hidden: int = 0  # width of the cell MLPs; 0 = none, codes live in pixel space (kmeans only)
+    entropy_weight: float = 0.1  # lfq only: pull towards confident and evenly used codes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if self.bottleneck == "lfq" and self.num_codes.bit_count() != 1:
+            raise ValueError(
+                f"num_codes={self.num_codes} is not a power of two, but lfq spends one bit per "
+                f"channel (try num_codes={1 << self.num_codes.bit_length()})."
+            )
+        product = 1
+        for level in self.levels:
+            product *= level
+        if self.bottleneck == "fsq" and product != self.num_codes:
+            raise ValueError(
+                f"levels={list(self.levels)} make {product} codes, expected num_codes="
+                f"{self.num_codes}; set num_codes={product}."
+            )
+        if self.bottleneck != "kmeans" and not self.hidden:
+            raise ValueError(f"{self.bottleneck} needs cell MLPs, got hidden=0 (try hidden=256).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig:
+    """Size, geometry and flavor of the frame predictor. The defaults are the small documented model.
+
+    Two presets are provided as constructors: ``official`` (the published LRAS) and ``modern``
+    (for training from scratch). Both are one class, told apart by these fields only.
+    """
+
+    image_size: int = 64  # px, square; rotary positions also run on other grids
+    patch_px: int = 4  # px; one pointer token addresses one patch
+    code_px: int = 4  # px; one content token covers one code cell
+    num_codes: int = 512  # codebook entries
+    dim: int = 128
+    num_heads: int = 4
+    num_layers: int = 4
+    mlp_ratio: float = 2.0
+    mlp: Literal["gelu", "squared_relu"] = "squared_relu"
+    norm: Literal["layer", "rms"] = "rms"
+    positions: Literal["slot", "rotary"] = "rotary"  # slot = one learned vector per place
+    qk_norm: bool = True
+    frame0_pointers: bool = False  # pointer tokens before frame-0 contents too
+    embed_pixels: bool = True  # code embedding = table + linear of the code's decoded pixels
+    tied_head: bool = True  # output weights = code embedding
+
+    def __post_init__(self) -> None:
+        _ = self.grid  # checks the geometry
+        if self.dim % self.num_heads:
+            raise ValueError(
+                f"dim={self.dim} is not a multiple of num_heads={self.num_heads} "
+                f"(try num_heads={max(1, self.dim // 32)})."
+            )
+        if self.positions == "rotary" and (self.dim // self.num_heads) % 4:
+            raise ValueError(
+                f"rotary positions turn rows and columns in pairs: dim / num_heads must be a "
+                f"multiple of 4, got {self.dim} / {self.num_heads}."
+            )
+
+    @classmethod
+    def modern(cls, **sizes: Any) -> "PredictorConfig":
+        """Rotary positions, RMS norm, query-key norm, tied pixel-aware codes: from scratch."""
+        return cls(**sizes)
+
+    @classmethod
+    def official(cls, **sizes: Any) -> "PredictorConfig":
+        """The published LRAS: slot table, LayerNorm, GELU, pointers in both frames, no tying."""
+        flavor = {
+            "mlp_ratio": 4.0,
+            "mlp": "gelu",
+            "norm": "layer",
+            "positions": "slot",
+            "qk_norm": False,
+            "frame0_pointers": True,
+            "embed_pixels": False,
+            "tied_head": False,
+        }
+        return cls(**(flavor | sizes))
+
+    @property
+    def grid(self) -> PatchGrid:
+        """The grids of a frame of ``image_size``."""
+        return PatchGrid(self.image_size, self.image_size, self.patch_px, self.code_px)
+
+    @property
+    def codes_per_patch(self) -> int:
+        return (self.patch_px // self.code_px) ** 2

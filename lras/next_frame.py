@@ -1,0 +1,85 @@
+"""NextFrame: pixels to codes, codes to content logits. What ``tracing`` asks of a model."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lras.grid import PatchGrid
+from lras.predictor import FramePredictor, split_revealed
+from lras.quantizer import Quantizer
+
+
+class NextFrame(nn.Module):
+    """A quantizer and a predictor, asked for frame 1 (satisfies tracing.protocol).
+
+    Frames may have any size that holds whole patches if positions are rotary; with a slot table
+    they must have the configured size.
+    """
+
+    def __init__(self, quantizer: Quantizer, predictor: FramePredictor) -> None:
+        super().__init__()
+        own, other = quantizer.cfg, predictor.cfg
+        if (own.num_codes, own.code_px) != (other.num_codes, other.code_px):
+            raise ValueError(
+                f"the quantizer makes {own.num_codes} codes of {own.code_px}-px cells but the "
+                f"predictor expects {other.num_codes} of {other.code_px} px; train them together "
+                f"or pass quantizer= of the same model."
+            )
+        self.quantizer, self.predictor = quantizer, predictor
+        self.patch_px, self.code_px = other.patch_px, other.code_px
+        self.image_size = other.image_size  # px, square: the size the predictor was built for
+
+    def encode(
+        self, frames: Float[Tensor, "batch 3 height width"]
+    ) -> Int[Tensor, "batch code_rows code_cols"]:
+        """Codes of every cell; frames in [0, 1]."""
+        return self.quantizer.encode(frames)
+
+    def decode(
+        self, codes: Int[Tensor, "batch code_rows code_cols"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Frames in [0, 1] that the codes paint."""
+        return self.quantizer.decode(codes)
+
+    @torch.no_grad()
+    def frame1_logits(
+        self,
+        codes0: Int[Tensor, "batch code_rows code_cols"],
+        codes1: Int[Tensor, "batch code_rows code_cols"],
+        reveal: Bool[Tensor, "batch patches"],
+        order0: Int[Tensor, "batch patches"],
+        order1: Int[Tensor, "batch patches"],
+        read_out: str = "all",
+    ) -> Float[Tensor, "batch rows cols vocab"]:
+        """Content logits, float32; rows of revealed patches are 0. See tracing.protocol."""
+        grid = self._grid(codes0)
+        revealed, hidden = split_revealed(order1, reveal)
+        read = 1 if read_out == "first" else grid.codes_per_patch
+        logits = self.predictor.read_patches(
+            grid.to_patches(codes0),
+            grid.to_patches(codes1),
+            order0,
+            revealed,
+            hidden,
+            grid,
+            codes_read=read,
+        )
+        batch, _, _, vocab = logits.shape
+        full = logits.new_zeros(batch, grid.num_patches, read, vocab, dtype=torch.float32)
+        rows = torch.arange(batch, device=hidden.device)[:, None]
+        full[rows, hidden] = logits.float()
+        side = 1 if read == 1 else grid.side
+        return rearrange(full, "b (r c) (i j) v -> b (r i) (c j) v", r=grid.rows, i=side, j=side)
+
+    @torch.no_grad()
+    def expected_rgb(
+        self, logits: Float[Tensor, "batch rows cols vocab"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Mean of what the codes paint, weighted by their probability."""
+        cells = logits.softmax(-1) @ self.quantizer.code_pixels()
+        return self.quantizer.to_frames(cells)
+
+    def _grid(self, codes: Int[Tensor, "batch code_rows code_cols"]) -> PatchGrid:
+        rows, cols = codes.shape[-2:]
+        return PatchGrid(rows * self.code_px, cols * self.code_px, self.patch_px, self.code_px)

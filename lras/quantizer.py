@@ -1,0 +1,123 @@
+"""The local patch quantizer: pixels of one cell -> one code -> pixels of that cell.
+
+Strictly local by construction: every operation is on the flattened pixels of a single cell.
+A change of one cell's pixels changes that cell's code and no other (tests/test_lras_quantizer.py).
+"""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lras.bottleneck import FSQ, LFQ, KMeansCodebook
+from lras.config import QuantizerConfig
+
+
+class Quantizer(nn.Module):
+    """Encode frames to a grid of codes, decode codes to frames."""
+
+    def __init__(self, cfg: QuantizerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        pixels = 3 * cfg.code_px**2
+        latent = _latent_size(cfg, pixels)
+        self.encoder = _cell_mlp(pixels, cfg.hidden, latent) if cfg.hidden else nn.Identity()
+        self.decoder = _cell_mlp(latent, cfg.hidden, pixels) if cfg.hidden else nn.Identity()
+        if cfg.bottleneck == "kmeans":
+            self.bottleneck = KMeansCodebook(cfg.num_codes, latent)
+        elif cfg.bottleneck == "lfq":
+            self.bottleneck = LFQ(latent, cfg.entropy_weight)
+        else:
+            self.bottleneck = FSQ(cfg.levels)
+
+    def to_cells(
+        self, frames: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch rows cols pixels"]:
+        """Frames in [0, 1] to one zero-centered vector per cell."""
+        px = self.cfg.code_px
+        if frames.shape[-2] % px or frames.shape[-1] % px:
+            raise ValueError(
+                f"frames of {frames.shape[-2]}x{frames.shape[-1]} px do not hold a whole number "
+                f"of {px}-px cells; resize them to multiples of {px}."
+            )
+        return rearrange(frames - 0.5, "b c (r i) (s j) -> b r s (c i j)", i=px, j=px)
+
+    def to_frames(
+        self, cells: Float[Tensor, "batch rows cols pixels"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Inverse of ``to_cells``, clamped to [0, 1]."""
+        px = self.cfg.code_px
+        frames = rearrange(cells, "b r s (c i j) -> b c (r i) (s j)", i=px, j=px)
+        return (frames + 0.5).clamp(0, 1)
+
+    def forward(
+        self, frames: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int[Tensor, "batch rows cols"]]:
+        """Mean squared reconstruction error, the bottleneck's penalty, and the codes."""
+        cells = self.to_cells(frames)
+        latent = self.encoder(cells).flatten(0, 2)
+        quantized, codes, penalty = self.bottleneck(latent)
+        error = F.mse_loss(self.decoder(quantized), cells.flatten(0, 2))
+        return error, penalty, codes.view(cells.shape[:3])
+
+    @torch.no_grad()
+    def encode(
+        self, frames: Float[Tensor, "batch 3 height width"]
+    ) -> Int[Tensor, "batch rows cols"]:
+        """The code of every cell, in [0, num_codes)."""
+        # Never in low precision: a code near a boundary would flip with the batch's neighbors.
+        with torch.autocast(frames.device.type, enabled=False):
+            cells = self.to_cells(frames.float())
+            codes = self.bottleneck(self.encoder(cells).flatten(0, 2))[1]
+        return codes.view(cells.shape[:3])
+
+    @torch.no_grad()
+    def decode(
+        self, codes: Int[Tensor, "batch rows cols"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """The frame these codes paint, in [0, 1]."""
+        return self.to_frames(self.decoder(self.bottleneck.embed(codes)))
+
+    @torch.no_grad()
+    def code_pixels(self) -> Float[Tensor, "codes pixels"]:
+        """What each code paints, as zero-centered cell vectors in [-0.5, 0.5]."""
+        device = next(self.buffers()).device
+        codes = torch.arange(self.cfg.num_codes, device=device)
+        return self.decoder(self.bottleneck.embed(codes)).clamp(-0.5, 0.5)
+
+    @torch.no_grad()
+    def initialize(
+        self, frames: Float[Tensor, "batch 3 height width"], generator: torch.Generator
+    ) -> None:
+        """Start a k-means codebook from these frames; the other bottlenecks need nothing."""
+        if isinstance(self.bottleneck, KMeansCodebook):
+            latents = self.encoder(self.to_cells(frames)).flatten(0, 2)
+            self.bottleneck.initialize(latents, generator)
+
+    def fingerprint(self) -> str:
+        """Hash of the weights: codes of two quantizers agree only if their fingerprints do."""
+        digest = hashlib.sha256(repr(self.cfg).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _latent_size(cfg: QuantizerConfig, pixels: int) -> int:
+    if cfg.bottleneck == "lfq":
+        return cfg.num_codes.bit_length() - 1
+    if cfg.bottleneck == "fsq":
+        return len(cfg.levels)
+    return 16 if cfg.hidden else pixels
+
+
+def _cell_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, outputs),
+    )

@@ -1,0 +1,73 @@
+"""QuantizerModule: trains the local quantizer on single frames."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lras.checkpoint import describe
+from lras.quantizer import Quantizer
+
+
+class QuantizerModule(L.LightningModule):
+    """Reconstruction plus the bottleneck's penalty; a k-means codebook is started first.
+
+    Batches: ``frames`` uint8 (batch, time, 3, height, width), as for the predictor.
+    """
+
+    def __init__(self, quantizer: Quantizer, lr: float = 1e-3, seed: int = 0) -> None:
+        super().__init__()
+        self.quantizer, self.lr, self.seed = quantizer, lr, seed
+
+    def on_train_start(self) -> None:
+        """Start a k-means codebook on the first batches, unless a checkpoint brought one."""
+        bottleneck = self.quantizer.bottleneck
+        if not hasattr(bottleneck, "initialized") or bottleneck.initialized:
+            return
+        frames, cells = [], 0
+        for batch in self.trainer.train_dataloader:
+            frames.append(single_frames(batch["frames"]).to(self.device))
+            cells += frames[-1][:, 0].numel() // self.quantizer.cfg.code_px**2
+            if cells > 100 * self.quantizer.cfg.num_codes:
+                break
+        generator = torch.Generator().manual_seed(self.seed)
+        side = min(f.shape[-1] for f in frames)  # curriculum stages differ in size
+        self.quantizer.initialize(torch.cat([f[..., :side, :side] for f in frames]), generator)
+        for parameter in bottleneck.parameters():
+            parameter.data = self.trainer.strategy.broadcast(parameter.data)
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        error, penalty, codes = self.quantizer(single_frames(batch["frames"]))
+        self.log("quantizer/psnr_db", psnr_db(error), prog_bar=True)
+        self.log("quantizer/codes_used", used_share(codes, self.quantizer.cfg.num_codes))
+        return error + 0.25 * penalty
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        error, _, codes = self.quantizer(single_frames(batch["frames"]))
+        self.log("quantizer/val_psnr_db", psnr_db(error), prog_bar=True, sync_dist=True)
+        used = used_share(codes, self.quantizer.cfg.num_codes)
+        self.log("quantizer/val_codes_used", used, sync_dist=True)
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.quantizer.parameters(), lr=self.lr)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lras"] = describe(self.quantizer)
+
+
+def single_frames(frames: Tensor) -> Tensor:
+    """(batch, time, 3, height, width) uint8 to float frames (batch * time, 3, height, width)."""
+    return frames.flatten(0, 1).float() / 255
+
+
+def psnr_db(error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of a mean squared error of images in [0, 1]."""
+    return -10 * error.detach().clamp_min(1e-10).log10()
+
+
+def used_share(codes: Tensor, num_codes: int) -> Tensor:
+    """Share of the codebook that occurs."""
+    return (torch.bincount(codes.flatten(), minlength=num_codes) > 0).float().mean()
