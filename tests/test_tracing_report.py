@@ -1,0 +1,135 @@
+import base64
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tracing.report import write_report
+from tracing.visualize import (
+    arrows_figure,
+    epe_curve_figure,
+    flow_colors,
+    flow_figure,
+    kl_map_figure,
+    png_bytes,
+    save_png,
+)
+
+
+def row(name, epe, **extra):
+    return {
+        "name": name,
+        "epe": epe,
+        "epe_interval": [epe - 0.5, epe + 0.5],
+        "median": epe,
+        "delta_avg": 0.5,
+        "hit": 0.25,
+        "ratio_to_zero": epe / 4,
+        "target_revealed_share": None,
+        "seconds": 1.0,
+        "paired_vs": None,
+    } | extra
+
+
+def results(**extra):
+    versus = {"name": "rgb", "difference": -1.0, "interval": [-1.5, -0.5], "excludes_zero": True}
+    return {
+        "task": "synthetic",
+        "protocol": {"placement": "patch", "masks": 8},
+        "dataset": {"name": "easy", "num_pairs": 4, "num_points": 1234, "resolution_hw": [64, 48]},
+        "tracers": [row("kl", 1.0, paired_vs=versus), row("zero_motion", 4.0), row("dis", 2.125)],
+        "controls": [row("untrained <model>", 4.25, target_revealed_share=0.125)],
+        "floor": 0.625,
+        "provenance": {"command": "python eval.py", "machine": {"cpu": "a & b"}},
+    } | extra
+
+
+def decode(png):
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_the_page_holds_every_number_and_nothing_from_outside(tmp_path):
+    page = tmp_path / "report.html"
+    write_report(results(), page)
+    text = page.read_text()
+    for said in ("1.000", "4.000", "2.125", "0.625", "4.250", "12.5%", "1,234", "64x48"):
+        assert said in text
+    assert "-1.000 [-1.500, -0.500] vs rgb" in text
+    assert "untrained &lt;model&gt;" in text
+    assert "a &amp; b" in text
+    assert 'name="viewport"' in text
+    assert not re.search(r'(src|href)="(?!data:)|url\(|<script', text)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_curve_and_pictures_are_embedded_as_they_are(tmp_path):
+    save_png(epe_curve_figure([{"step": 0, "epe": 1.0}], {}), tmp_path / "one.png")
+    curve = [{"step": 0, "epe": 4.0}, {"step": 100, "epe": 1.5, "stage": 1}]
+    pictures = [{"file": "one.png", "caption": "a & b"}]
+    write_report(results(curve=curve, pictures=pictures), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    images = [base64.b64decode(m) for m in re.findall(r"base64,([^\"]+)", text)]
+    assert len(images) == 2
+    assert images[1] == (tmp_path / "one.png").read_bytes()
+    assert decode(images[0]) is not None
+    assert "a &amp; b" in text
+
+
+def test_a_missing_key_or_picture_is_named_and_nothing_is_left(tmp_path):
+    lacking = results()
+    del lacking["floor"]
+    with pytest.raises(ValueError, match="lack floor"):
+        write_report(lacking, tmp_path / "report.html")
+    with pytest.raises(ValueError, match=r"gone\.png is not there"):
+        pictures = [{"file": "gone.png", "caption": ""}]
+        write_report(results(pictures=pictures), tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_motion_is_white_and_opposite_motions_differ():
+    assert (flow_colors(torch.zeros(2, 3, 5)) == 255).all()
+    flow = torch.zeros(2, 1, 3)
+    flow[0, 0] = torch.tensor([-4.0, 0.0, 4.0])
+    left, still, right = flow_colors(flow).squeeze(1).T.tolist()
+    assert still == [255, 255, 255]
+    assert left != right
+
+
+def test_one_scale_gives_one_motion_one_color_in_every_picture():
+    small, large = torch.full((2, 1, 2), 1.0), torch.full((2, 1, 2), 1.0)
+    large[:, 0, 1] = 9.0
+    assert not torch.equal(flow_colors(small)[..., 0], flow_colors(large)[..., 0])
+    one, two = flow_colors(small, max_px=10.0), flow_colors(large, max_px=10.0)
+    assert torch.equal(one[..., 0], two[..., 0])
+    # beyond the scale: shown at its end
+    assert torch.equal(flow_colors(large, 2.0)[..., 1], flow_colors(2 * large, 2.0)[..., 1])
+
+
+@pytest.mark.parametrize("has_target", [True, False])
+def test_every_picture_is_drawn_without_a_display(monkeypatch, tmp_path, has_target):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand(2, 3, 24, 32, generator=generator)
+    points = torch.tensor([[8.0, 8.0], [20.0, 10.0]])
+    target = points + 4 if has_target else None
+    flow = torch.rand(2, 24, 32, generator=generator)
+    kl = torch.rand(6, 8, generator=generator)
+    figures = [
+        kl_map_figure(*frames, points[0], points[1], kl, None if target is None else target[0]),
+        arrows_figure(frames[0], points, points + 3, target),
+        flow_figure(frames[0], flow, flow if has_target else None),
+    ]
+    for figure in figures:
+        picture = decode(png_bytes(figure))
+        assert picture.std() > 10
+
+
+def test_marks_stand_at_raster_coordinates():
+    frames = torch.zeros(2, 3, 24, 32)
+    query = torch.tensor([8.0, 6.0])
+    figure = kl_map_figure(*frames, query, query, torch.zeros(6, 8))
+    axes = figure.axes[0]
+    assert [list(line.get_xydata()[0]) for line in axes.lines] == [[8.0, 6.0]]
+    assert axes.images[0].get_extent() == [0, 32, 24, 0]

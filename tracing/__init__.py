@@ -1,0 +1,1 @@
+"""The question put to a model: where did this point go?"""

@@ -1,0 +1,207 @@
+"""One self-contained HTML page from the results of an evaluation.
+
+The one schema of ``results.json`` (every task writes it; keys marked ? may be missing):
+
+    {"task": str,
+     "protocol": {name: value, ...},          # query mode, placement, masks, read-out, ...
+     "dataset": {"name": str, "num_pairs": int, "num_points": int,
+                 "resolution_hw": [h, w] | null,     # null: pairs differ in size
+                 "input_hw"?: [h, w]},               # what the model was given, if resized
+     "tracers": [row, ...],                   # ours and the baselines
+     "controls": [row, ...],                  # tracers that must fail
+     "pairs"?: [{"name", "resolution_hw", "num_points", "epe": {tracer: px}}, ...],
+     "floor": float,                          # EPE in px of a perfect detector on the map's cells
+     "curve"?: [{"step": int, "epe": float, ...}, ...],          # EPE while pretraining went on
+     "curve_lines"?: {name: epe in px, ...},  # else zero motion and DIS of "tracers", and the floor
+     "pictures"?: [{"file": str, "caption": str}, ...],          # PNG, relative to the page
+     "provenance": {"command", "git_sha", "seed", "date", "machine": {...}}}
+
+    row = {"name": str, "epe": px, "epe_interval": [low, high], "median": px,
+           "delta_avg": fraction, "hit": fraction, "ratio_to_zero": float,
+           "target_revealed_share": fraction | null, "seconds": float,
+           "paired_vs": {"name", "difference": px, "interval": [low, high], "excludes_zero"} | null}
+
+Pixels are those of the frames at ``resolution_hw``; delta_avg alone is taken at 256x256.
+Intervals are 95 % bootstrap over frame pairs.
+"""
+
+import base64
+import os
+from html import escape
+from pathlib import Path
+
+from tracing.visualize import epe_curve_figure, png_bytes
+
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;color:#1c2330;background:#fff;max-width:60rem;
+margin:0 auto;padding:1rem}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #dde2ea;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+th{background:#f3f5f9}tr.floor td{color:#566}
+img{max-width:100%;height:auto;border:1px solid #dde2ea}
+figure{margin:1rem 0}figcaption{font-size:.9rem;color:#456}
+code{background:#f3f5f9;padding:.1rem .3rem;overflow-wrap:anywhere}
+"""
+
+_HOW_TO_READ = """
+A point is marked in frame 0, and each tracer says where it is in frame 1.
+<b>EPE</b> is the mean distance from the truth in pixels, lower is better, with its 95 % interval;
+<b>/ zero</b> divides it by the EPE of answering "it did not move": below 1 something was seen.
+<b>hit</b> is the share of points whose true place is within the patch-sized square round the
+answer. <b>delta_avg</b> is the mean share of points closer than 1, 2, 4, 8 and 16 px, with frames
+stretched to 256x256. <b>target revealed</b> is the share of points that could not be answered,
+because the patch they went to was shown to the model in every mask; they count as errors.
+The <b>read-out floor</b> is the EPE of a perfect detector that can only name a cell of the map.
+"""
+
+_CONTROLS = """
+The same scores for tracers that should find nothing, such as an untrained model, a tracer
+planted elsewhere or one of zero amplitude. A ratio well below 1 here would mean that something
+other than the trained model knows the answer.
+"""
+
+_COLUMNS = ("tracer", "EPE (px)", "95 %", "/ zero", "median (px)", "hit", "delta_avg")
+_COLUMNS += ("target revealed", "paired difference (px)", "seconds")
+
+
+def write_report(results: dict, out: Path) -> None:
+    """Write the page; ``results`` follows the schema above, pictures are read beside ``out``.
+
+    Raises:
+        ValueError: a key of the schema is missing or a picture is not there.
+    """
+    needed = ("task", "protocol", "dataset", "tracers", "controls", "floor", "provenance")
+    if missing := [key for key in needed if key not in results]:
+        raise ValueError(
+            f"results lack {', '.join(missing)} (they hold {', '.join(results) or 'nothing'}); "
+            "the schema stands at the top of tracing/report.py."
+        )
+    dataset = results["dataset"]
+    title = f"Zero-shot flow: {results['task']}, {dataset['name']}"
+    body = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(dataset)}</p>"]
+    body += ["<h2>How to read this</h2>", f"<p>{_HOW_TO_READ}</p>"]
+    body += ["<h2>Tracers</h2>", _table(results["tracers"], results["floor"])]
+    if results.get("pairs"):
+        body += ["<h2>EPE (px) pair by pair</h2>", _pairs_table(results["pairs"])]
+    if results["controls"]:
+        body += ["<h2>Controls</h2>", f"<p>{_CONTROLS}</p>", _table(results["controls"])]
+    if results.get("curve"):
+        figure = epe_curve_figure(results["curve"], _curve_lines(results))
+        body += ["<h2>EPE while pretraining went on</h2>", _image(png_bytes(figure), "EPE by step")]
+    if pictures := results.get("pictures"):
+        body.append("<h2>What the tracers saw</h2>")
+        body += [_image(_read_picture(out.parent / p["file"]), p["caption"]) for p in pictures]
+    body += ["<h2>Protocol</h2>", _record(results["protocol"])]
+    body += ["<h2>Provenance</h2>", _record(results["provenance"])]
+
+    unfinished = out.with_name(f".{out.name}")
+    unfinished.write_text(_page(title, "\n".join(body)), encoding="utf-8")
+    os.replace(unfinished, out)
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n"
+        "</body></html>\n"
+    )
+
+
+def _summary(dataset: dict) -> str:
+    size = "of various sizes, each scored in its own pixels"
+    if dataset["resolution_hw"]:
+        size = "of {}x{} px (height x width)".format(*dataset["resolution_hw"])
+    given = dataset.get("input_hw")
+    resized = " The model was given {}x{} px.".format(*given) if given else ""
+    return (
+        f"{dataset['num_points']:,} scored points in {dataset['num_pairs']:,} frame pairs {size}."
+        f"{resized}"
+    )
+
+
+def _table(rows: list[dict], floor: float | None = None) -> str:
+    head = "".join(f"<th>{title}</th>" for title in _COLUMNS)
+    lines = ["".join(f"<td>{cell}</td>" for cell in _cells(row)) for row in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    if floor is not None:
+        empty = "<td></td>" * (len(_COLUMNS) - 2)
+        body += f'<tr class="floor"><td>read-out floor</td><td>{floor:.3f}</td>{empty}</tr>'
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _pairs_table(pairs: list[dict]) -> str:
+    names = list(pairs[0]["epe"])
+    head = "".join(f"<th>{escape(n)}</th>" for n in ("pair", "height x width", "points", *names))
+    lines = []
+    for pair in pairs:
+        cells = [escape(pair["name"]), "{}x{}".format(*pair["resolution_hw"])]
+        cells += [f"{pair['num_points']:,}"] + [_optional(pair["epe"][n], ".2f") for n in names]
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def _cells(row: dict) -> list[str]:
+    low, high = row["epe_interval"]
+    revealed, paired = row.get("target_revealed_share"), row.get("paired_vs")
+    difference = "–"
+    if paired:
+        below, above = paired["interval"]
+        versus = escape(paired["name"])
+        difference = f"{paired['difference']:+.3f} [{below:+.3f}, {above:+.3f}] vs {versus}"
+    return [
+        escape(row["name"]),
+        f"{row['epe']:.3f}",
+        f"{low:.2f} – {high:.2f}",
+        _optional(row["ratio_to_zero"], ".3f"),
+        f"{row['median']:.3f}",
+        f"{row['hit']:.3f}",
+        f"{row['delta_avg']:.3f}",
+        _optional(revealed, ".1%"),
+        difference,
+        f"{row['seconds']:.1f}",
+    ]
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _curve_lines(results: dict) -> dict[str, float]:
+    if "curve_lines" in results:
+        return results["curve_lines"]
+    named = {row["name"]: row["epe"] for row in results["tracers"]}
+    lines = {
+        name.replace("_", " "): epe
+        for name, epe in named.items()
+        if name == "zero_motion" or name.startswith("dis")
+    }
+    return lines | {"read-out floor": results["floor"]}
+
+
+def _read_picture(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(
+            f"picture {path} is not there; give its name relative to the report, or leave it out."
+        )
+    return path.read_bytes()
+
+
+def _image(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode("ascii")
+    text = escape(caption)
+    source = f"data:image/png;base64,{data}"
+    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+def _record(values: dict) -> str:
+    items = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            items.append(f"<li>{escape(str(key))}:{_record(value)}</li>")
+        else:
+            items.append(f"<li>{escape(str(key))}: <code>{escape(str(value))}</code></li>")
+    return f"<ul>{''.join(items)}</ul>"
