@@ -1,0 +1,1 @@
+"""Promises and their figures; run by hand, never imported by the packages."""

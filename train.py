@@ -1,0 +1,92 @@
+"""Train a quantizer, then a predictor: ``python train.py experiment=lras_nano``.
+
+Thin on purpose: it builds what the config names, runs it and writes an export that ``eval.py ckpt=``
+takes. In five seconds, to see the wiring: ``python train.py experiment=smoke``.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lras.checkpoint import load_quantizer, save
+from lras.predictor_module import PredictorModule
+from lras.quantizer import Quantizer
+from lras.quantizer_module import QuantizerModule
+from tracing.benchmarks.provenance import provenance
+
+log = logging.getLogger("train")
+
+
+def build_quantizer(cfg: DictConfig, data: L.LightningDataModule, out: Path) -> Quantizer:
+    """The quantizer that ``quantizer=`` names, or one trained here and now on the run's data."""
+    if cfg.quantizer:
+        return load_quantizer(cfg.quantizer)
+    module = QuantizerModule(instantiate(cfg.model.quantizer, _convert_="object"), seed=cfg.seed)
+    trainer = instantiate(
+        cfg.trainer,
+        max_steps=cfg.quantizer_steps,
+        precision="32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=str(out),
+        check_val_every_n_epoch=None,
+        val_check_interval=cfg.quantizer_steps,
+    )
+    trainer.fit(module, data)
+    measured = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
+    log.info("quantizer after %d steps: %s", cfg.quantizer_steps, measured)
+    return module.quantizer.eval()
+
+
+def train(cfg: DictConfig) -> Path:
+    """Run the whole config; returns the run's folder."""
+    started = time.time()
+    out = Path(HydraConfig.get().runtime.output_dir)
+    torch.set_num_threads(cfg.threads or torch.get_num_threads())
+    L.seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.data, _convert_="object")
+    steps = cfg.trainer.max_steps or getattr(data, "total_steps", None)
+    if not steps:
+        raise ValueError("data on disk has no natural end: say how long, trainer.max_steps=2000.")
+    quantizer = build_quantizer(cfg, data, out)
+    predictor = instantiate(cfg.model.predictor, _convert_="object")
+    module = PredictorModule(
+        predictor, quantizer, instantiate(cfg.optimizer), seed=cfg.seed, **cfg.schedule
+    )
+    trainer = instantiate(
+        cfg.trainer,
+        max_steps=steps,
+        callbacks=list(instantiate(cfg.callbacks, _convert_="object").values()),
+        logger=list(instantiate(cfg.logger, _convert_="object").values()),
+        default_root_dir=str(out),
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    note = {"step": trainer.global_step, "seconds": round(time.time() - started)}
+    save(module.next_frame(), out / "export", note | provenance(cfg.seed))
+    log.info("run written to %s; next: python eval.py ckpt=%s task=synthetic", out, out)
+    return out
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(cfg: DictConfig) -> None:
+    try:
+        train(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        log.debug("traceback", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
