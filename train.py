@@ -1,7 +1,7 @@
 """Train a quantizer, then a predictor: ``python train.py experiment=lras_nano``.
 
-Thin on purpose: it builds what the config names, runs it and writes an export that ``eval.py ckpt=``
-takes. In five seconds, to see the wiring: ``python train.py experiment=smoke``.
+Thin on purpose: it builds what the config names, runs it and writes an export for ``eval.py ckpt=``.
+In five seconds, to see the wiring: ``python train.py experiment=smoke``.
 """
 
 import logging
@@ -43,7 +43,7 @@ def build_quantizer(cfg: DictConfig, data: L.LightningDataModule, out: Path) -> 
         check_val_every_n_epoch=None,
         val_check_interval=cfg.quantizer_steps,
     )
-    trainer.fit(module, data)
+    trainer.fit(module, data.mixed() if hasattr(data, "mixed") else data)
     measured = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
     log.info("quantizer after %d steps: %s", cfg.quantizer_steps, measured)
     return module.quantizer.eval()
@@ -51,7 +51,7 @@ def build_quantizer(cfg: DictConfig, data: L.LightningDataModule, out: Path) -> 
 
 def train(cfg: DictConfig) -> Path:
     """Run the whole config; returns the run's folder."""
-    started = time.time()
+    started, origin = time.time(), provenance(cfg.seed)
     out = Path(HydraConfig.get().runtime.output_dir)
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
     L.seed_everything(cfg.seed, verbose=False)
@@ -74,7 +74,7 @@ def train(cfg: DictConfig) -> Path:
     )
     trainer.fit(module, data)
     note = {"step": trainer.global_step, "seconds": round(time.time() - started)}
-    save(module.next_frame(), out / "export", note | provenance(cfg.seed))
+    save(module.next_frame(), out / "export", note | origin)
     log.info("run written to %s; next: python eval.py ckpt=%s task=synthetic", out, out)
     return out
 
@@ -84,8 +84,11 @@ def main(cfg: DictConfig) -> None:
     try:
         train(cfg)
     except (ValueError, FileNotFoundError) as error:
-        log.debug("traceback", exc_info=True)
         sys.exit(f"error: {error}")
+    except InstantiationException as error:  # hydra wraps what a constructor raises
+        if not isinstance(error.__cause__, ValueError | FileNotFoundError):
+            raise  # hydra's own sentence, with the place in the config
+        sys.exit(f"error: {error.__cause__}")
 
 
 if __name__ == "__main__":

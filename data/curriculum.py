@@ -27,13 +27,22 @@ class Stage:
 
 
 class CurriculumScenes(IterableDataset):
-    """Whole batches, from step ``start`` to the last stage's end; workers take turns."""
+    """Whole batches, from step ``start`` to the last stage's end; workers take turns.
+
+    ``mixed`` goes round all stages step by step instead of one after the other.
+    """
 
     def __init__(
-        self, stages: list[Stage], seed: int = 0, start: int = 0, rank: int = 0, textures: int = 600
+        self,
+        stages: list[Stage],
+        seed: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        textures: int = 600,
+        mixed: bool = False,
     ) -> None:
         self.stages, self.seed, self.start, self.rank = stages, seed, start, rank
-        self.textures = textures
+        self.textures, self.mixed = textures, mixed
 
     def __len__(self) -> int:
         return max(0, sum(stage.steps for stage in self.stages) - self.start)
@@ -53,6 +62,8 @@ class CurriculumScenes(IterableDataset):
 
     def stage_index(self, step: int) -> int:
         """Index of the stage that ``step`` falls into."""
+        if self.mixed:
+            return step % len(self.stages)
         for index, stage in enumerate(self.stages):
             if step < stage.steps:
                 return index
@@ -109,7 +120,15 @@ class SyntheticDataModule(L.LightningDataModule):
             replace(stage, steps=max(1, round(stage.steps * steps_scale))) for stage in stages
         ]
         self.seed, self.num_workers, self.textures = seed, num_workers, textures
-        self.val_batches = val_batches
+        self.val_batches, self.is_mixed = val_batches, False
+
+    def mixed(self) -> "SyntheticDataModule":
+        """The same scenes with all stages mixed from the first step on, as a quantizer wants."""
+        twin = SyntheticDataModule(
+            self.stages, self.seed, self.num_workers, self.val_batches, self.textures
+        )
+        twin.is_mixed = True
+        return twin
 
     @property
     def total_steps(self) -> int:
@@ -120,7 +139,9 @@ class SyntheticDataModule(L.LightningDataModule):
         step, rank = (
             (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
         )
-        scenes = CurriculumScenes(self.stages, self.seed, step, rank, self.textures)
+        scenes = CurriculumScenes(
+            self.stages, self.seed, step, rank, self.textures, self.is_mixed
+        )
         return DataLoader(
             scenes,
             batch_size=None,

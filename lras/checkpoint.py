@@ -24,7 +24,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Configs of a model with ``quantizer`` and ``predictor`` (or a quantizer alone), as plain data."""
+    """Configs of a model (quantizer and predictor, or a quantizer alone) as plain data."""
     quantizer = model if isinstance(model, Quantizer) else model.quantizer
     about = {
         "quantizer": dataclasses.asdict(quantizer.cfg),

@@ -38,7 +38,7 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig:
-    """Size, geometry and flavor of the frame predictor. The defaults are the small documented model.
+    """Size, geometry and flavor of the frame predictor. The defaults are the nano model.
 
     Two presets are provided as constructors: ``official`` (the published LRAS) and ``modern``
     (for training from scratch). Both are one class, told apart by these fields only.

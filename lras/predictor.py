@@ -22,8 +22,8 @@ from lras.vocab import Vocab
 class FramePredictor(nn.Module):
     """Predicts the codes of frame 1, patch by patch, given frame 0 and any patches of frame 1.
 
-    Codes are always handed in grouped by patch, ``(batch, patches, codes)``; orders are permutations
-    of the patches. ``grid`` may differ from the configured one with rotary positions only.
+    Codes are always handed in grouped by patch, ``(batch, patches, codes)``; orders permute
+    the patches. ``grid`` may differ from the configured one with rotary positions only.
     """
 
     def __init__(self, cfg: PredictorConfig) -> None:

@@ -1,4 +1,4 @@
-"""The predictor: parallel read-out equals one-at-a-time, order is not place, presets have their sizes."""
+"""The predictor: parallel equals one at a time, order is not place, presets have their sizes."""
 
 import pytest
 import torch

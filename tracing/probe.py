@@ -41,8 +41,8 @@ class FlowProbe(L.Callback):
         empty = [name for name, pairs in sets.items() if not bool(pairs.valid.any())]
         if not sets or empty:
             raise ValueError(
-                f"the flow probe got no query points ({'sets: ' + str(empty) if empty else 'no set'});"
-                f" name at least one set with valid points."
+                f"the flow probe has no query points in {empty or 'any set, since none is named'}; "
+                f"name at least one set with valid points."
             )
         self.sets, self.every_n_steps, self.seed = sets, every_n_steps, seed
         self.cfg, self.max_batch = tracer or TracerConfig(num_masks=4), max_batch

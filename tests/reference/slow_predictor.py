@@ -1,4 +1,4 @@
-"""The slow, obvious twins of lras.predictor: one patch and one code at a time, no cache, no batch."""
+"""The slow, obvious twins of lras.predictor: one patch at a time, no cache, no batch."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def read_patch_by_full_forward(
     patch: int,
     grid: PatchGrid,
 ) -> Tensor:
-    """Logits (codes, vocab) of one patch of sample 0: one plain causal pass over everything given."""
+    """Logits (codes, vocab) of one patch of sample 0: a plain causal pass over what is given."""
     vocab = Vocab(net.cfg.num_codes, grid.num_patches)
     asked = torch.tensor([[patch]])
     seq = concat(

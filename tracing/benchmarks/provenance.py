@@ -32,7 +32,9 @@ def git_sha(repository: Path = REPOSITORY) -> str:
     # An installation inside some other project's checkout must not borrow that project's commit.
     if not sha or Path(top).resolve() != repository.resolve():
         return NOT_A_CHECKOUT
-    return f"{sha}-dirty" if _git(repository, "status", "--porcelain") else sha
+    # Results of earlier runs do not change what is measured.
+    changed = _git(repository, "status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return f"{sha}-dirty" if changed else sha
 
 
 def machine() -> dict[str, str | int]:

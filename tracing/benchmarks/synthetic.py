@@ -1,10 +1,16 @@
 """Held-out synthetic query points with exact ground truth, as a seeded, fixed set."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
 import torch
 
 from data.synthetic import SceneConfig, SceneSampler, point_pairs
 from data.textures import texture_bank
 from data.types import PointPairs
+from tracing.benchmarks.base import Row, Tracer, readout_floor
+from tracing.benchmarks.evaluation import Pictures, on_device
+from tracing.config import TracerConfig
 
 
 def synthetic_pairs(
@@ -15,7 +21,7 @@ def synthetic_pairs(
     seed: int = 0,
     name: str = "synthetic",
 ) -> PointPairs:
-    """Points uniform over visible pixels that move at least ``min_motion_px``, on held-out textures.
+    """Points uniform over visible pixels moving at least ``min_motion_px``, on held-out textures.
 
     Scenes without enough such pixels (a still camera, say) are drawn again, so every point counts.
 
@@ -47,3 +53,45 @@ def select(pairs: PointPairs, index: torch.Tensor) -> PointPairs:
     """The pairs at ``index``."""
     fields = ("frame0", "frame1", "points", "target", "visible", "valid")
     return PointPairs(**{f: getattr(pairs, f)[index] for f in fields}, name=pairs.name)
+
+
+class SyntheticScenes:
+    """Task: ``synthetic_pairs`` of one kind of scene, in parts that each draw their own masks."""
+
+    name = "synthetic"
+
+    def __init__(
+        self,
+        scene: SceneConfig,
+        num_pairs: int,
+        points_per_pair: int,
+        min_motion_px: float,
+        seed: int,
+        scene_name: str = "",
+        part_pairs: int = 16,
+        device: str = "cpu",
+    ) -> None:
+        self.scene, self.scene_name, self.min_motion_px = scene, scene_name, min_motion_px
+        pairs = synthetic_pairs(scene, num_pairs, points_per_pair, min_motion_px, seed)
+        chunks = torch.arange(num_pairs).split(part_pairs)
+        self.parts = [on_device(select(pairs, chunk), device) for chunk in chunks]
+
+    def adapt(self, tracer: Tracer) -> list[Tracer]:
+        return [tracer]
+
+    def floor(self, patch_px: int, cfg: TracerConfig, map_px: int) -> float:
+        return readout_floor(self.parts, patch_px, cfg.placement, map_px)
+
+    def for_model(self) -> Iterator[PointPairs]:
+        return iter(self.parts)
+
+    def about(self) -> dict:
+        scene = {"name": self.scene_name} | asdict(self.scene)
+        about = {"resolution_hw": [self.scene.size] * 2, "scene": scene}
+        return about | {"min_motion_px": self.min_motion_px}
+
+    def pairs_table(self, rows: Sequence[Row]) -> list[dict]:
+        return []
+
+    def pictures(self, rows: Sequence[Row]) -> Pictures:
+        return {}
