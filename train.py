@@ -59,16 +59,18 @@ def train(cfg: DictConfig) -> Path:
     steps = cfg.trainer.max_steps or getattr(data, "total_steps", None)
     if not steps:
         raise ValueError("data on disk has no natural end: say how long, trainer.max_steps=2000.")
-    quantizer = build_quantizer(cfg, data, out)
+    # Everything is built before anything is trained: a mistake in the config costs no time.
     predictor = instantiate(cfg.model.predictor, _convert_="object")
-    module = PredictorModule(
-        predictor, quantizer, instantiate(cfg.optimizer), seed=cfg.seed, **cfg.schedule
-    )
+    optimizer = instantiate(cfg.optimizer)
+    callbacks = list(instantiate(cfg.callbacks, _convert_="object").values())
+    loggers = list(instantiate(cfg.logger, _convert_="object").values())
+    quantizer = build_quantizer(cfg, data, out)
+    module = PredictorModule(predictor, quantizer, optimizer, seed=cfg.seed, **cfg.schedule)
     trainer = instantiate(
         cfg.trainer,
         max_steps=steps,
-        callbacks=list(instantiate(cfg.callbacks, _convert_="object").values()),
-        logger=list(instantiate(cfg.logger, _convert_="object").values()),
+        callbacks=callbacks,
+        logger=loggers,
         default_root_dir=str(out),
         num_sanity_val_steps=0,
     )

@@ -45,7 +45,12 @@ EASY = {seed: f"easy_seed{seed}.json" for seed in (0, 1, 2)}
 HARD, REAL, SUITE = "hard.json", "real_video.json", "suite_times.json"
 
 # Result file -> what makes it the first time. Afterwards the command in the file counts.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    **{name: f"python benchmarks/measure_main.py easy {seed}" for seed, name in EASY.items()},
+    HARD: "python benchmarks/measure_main.py hard",
+    REAL: "python benchmarks/measure_main.py real",
+    SUITE: "python benchmarks/measure_main.py suite",
+}
 
 Read = Callable[[dict], Figure]
 

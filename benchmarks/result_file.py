@@ -47,13 +47,21 @@ def read_result(name: str, folder: Path | None = None) -> dict:
 
 
 def write_result(
-    name: str, figures: dict, command: str, seeds: list[int], folder: Path | None = None
+    name: str,
+    figures: dict,
+    command: str,
+    seeds: list[int],
+    folder: Path | None = None,
+    sha: str | None = None,
 ) -> Path:
-    """Write a result file whole or not at all; where and when it was made is filled in here."""
+    """Write a result file whole or not at all; where and when it was made is filled in here.
+
+    ``sha`` is the commit the figures were measured at, where that is not the commit of this moment.
+    """
     result = {
         "figures": figures,
         "command": command,
-        "git_sha": git_sha(),
+        "git_sha": sha or git_sha(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "seeds": seeds,

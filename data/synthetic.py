@@ -6,6 +6,7 @@ frame 1. Flow and visibility follow from the same maps, so they are exact, not e
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class SceneConfig:
     rotation_deg: float = 0.0  # most rotation between the frames, each layer
     scale: float = 0.0  # most relative change of size between the frames, each layer
     still: float = 0.1  # share of scenes whose background does not move
-    texels_per_px: tuple[float, float] = (0.6, 1.4)  # > 1.5: rough; < 1: smooth
+    texels_per_px: Sequence[float] = (0.6, 1.4)  # lowest, highest; > 1.5: rough; < 1: smooth
     roughest: float = 1.0  # share of the bank's textures in use, the roughest first
 
     def __post_init__(self) -> None:

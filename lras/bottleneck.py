@@ -5,6 +5,7 @@ gradients, and ``embed(codes) -> quantized``. None mixes cells.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -99,7 +100,7 @@ class FSQ(nn.Module):
         Mentzer et al. 2023, arXiv:2309.15505.
     """
 
-    def __init__(self, levels: tuple[int, ...]) -> None:
+    def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         sizes = torch.tensor(levels)
         strides = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.long), sizes[:-1]]), 0)

@@ -1,5 +1,6 @@
 """Frozen configurations of the two networks. Named sizes live in configs/model/."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ class QuantizerConfig:
     code_px: int = 4  # px, side of a code cell
     bottleneck: Literal["kmeans", "lfq", "fsq"] = "kmeans"
     num_codes: int = 512  # codebook entries; a power of two for lfq, the product of levels for fsq
-    levels: tuple[int, ...] = ()  # fsq only: quantization levels per channel
+    levels: Sequence[int] = ()  # fsq only: quantization levels per channel
     hidden: int = 0  # width of the cell MLPs; 0 = none, codes live in pixel space (kmeans only)
     entropy_weight: float = 0.1  # lfq only: pull towards confident and evenly used codes
 

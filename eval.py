@@ -1,0 +1,111 @@
+"""Score tracers on queries with ground truth: ``python eval.py ckpt=RUN task=synthetic``.
+
+Thin on purpose: it loads the model, lines up tracers, baselines and controls on one task, and
+writes results.json, a table, the points, pictures and (``report=true``) one page to look at.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+
+from lras.checkpoint import load
+from lras.next_frame import NextFrame
+from lras.predictor import FramePredictor
+from tracing.benchmarks import evaluation
+from tracing.benchmarks.base import evaluate
+from tracing.benchmarks.provenance import provenance
+from tracing.config import TracerConfig
+from tracing.kl_tracer import KLTracer
+
+
+def untrained_like(model: NextFrame, seed: int) -> NextFrame:
+    """The same architecture with fresh weights behind the same quantizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        predictor = FramePredictor(model.predictor.cfg)
+        for matrix in predictor.blocks.parameters():
+            # Training starts with silent blocks; a silent network would be no control at all.
+            if not matrix.any():
+                torch.nn.init.normal_(matrix, std=0.02)
+    predictor = predictor.to(next(model.predictor.parameters()).device)
+    predictor.set_code_pixels(model.quantizer.code_pixels())
+    return NextFrame(model.quantizer, predictor).eval().requires_grad_(False)
+
+
+def protocol(cfg: DictConfig, tracer: TracerConfig, model: NextFrame | None, about: dict) -> dict:
+    """How the scores came about, JSON-ready."""
+    how = {"tracer": cfg.tracer.name, "seed": cfg.seed, "ckpt": cfg.ckpt}
+    if model is not None:
+        how["fingerprint"] = evaluation.fingerprint(model.state_dict())
+        how["quantizer_fingerprint"] = model.quantizer.fingerprint()
+        how["rgb"] = "expected RGB: the mean over all samples, not over a few"
+    how["points_per_pair"] = cfg.task.points_per_pair
+    return how | {"tracer_config": asdict(tracer)} | about
+
+
+def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
+    """Evaluate what the config names; returns what was written."""
+    origin = provenance(cfg.seed)
+    torch.set_num_threads(cfg.threads or torch.get_num_threads())
+    tracer_cfg: TracerConfig = instantiate(cfg.tracer.cfg)
+    model = None if cfg.ckpt is None else load(cfg.ckpt, cfg.device)
+    if model is not None and cfg.task.get("input_px", 0) is None:
+        cfg.task.input_px = model.image_size
+    patch_px = cfg.patch_px if model is None else model.patch_px
+    evaluation.check_tracer(cfg.tracer.name, model)
+    task = instantiate(cfg.task, _convert_="object")
+    line_up, kl = evaluation.line_up(
+        cfg.tracer.name, model, tracer_cfg, patch_px, task, cfg.compare
+    )
+    controls = []
+    if model is not None and cfg.controls:
+        untrained = untrained_like(model, cfg.seed)
+        controls = evaluation.control_tracers(model, untrained, tracer_cfg, task)
+    on_cells = tracer_cfg.placement == "query" and tracer_cfg.read_out == "all"
+    floor = task.floor(patch_px, tracer_cfg, model.code_px if model and on_cells else patch_px)
+
+    parts = track(task.parts, "tracing", console=console, transient=True)
+    every = evaluate([*line_up, *controls], parts, cfg.seed, patch_px=patch_px, paired_with=kl)
+    rows, failing = every[: len(line_up)], every[len(line_up) :]
+
+    pictures = evaluation.arrow_pictures(rows[0], task.parts, 2) | task.pictures(rows)
+    if model is not None:
+        tracer = KLTracer(model, tracer_cfg)
+        pictures = evaluation.kl_pictures(tracer, task.for_model(), cfg.seed, 4) | pictures
+    results = evaluation.results_of(task, rows, failing, floor)
+    results["protocol"] = protocol(cfg, tracer_cfg, model, task.about())
+    results |= evaluation.read_curve(cfg.ckpt) | {"provenance": origin}
+    evaluation.show(results, rows, failing, console)
+    return evaluation.write_evaluation(out, results, rows, failing, pictures, cfg.report)
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="eval")
+def main(cfg: DictConfig) -> None:
+    out = Path(HydraConfig.get().runtime.output_dir)
+    console = Console(width=None if sys.stdout.isatty() else evaluation.TABLE_WIDTH)
+    try:
+        for path in run(cfg, out, console):
+            console.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
+        return
+    except (ValueError, FileNotFoundError) as error:
+        problem = error
+    except InstantiationException as error:  # hydra wraps what a constructor raises
+        if not isinstance(error.__cause__, ValueError | FileNotFoundError):
+            raise  # hydra's own sentence, with the place in the config
+        problem = error.__cause__
+    if not any(out.iterdir()):
+        out.rmdir()
+    sys.exit(f"error: {problem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""What an evaluation is made of: who is in the table, what is written, which pictures are drawn.
+
+``eval.py`` puts the pieces together; the tasks say which points are asked for.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from data.types import PointPairs
+from tracing.baselines import DIS, BestTranslation, NearestPatchColor, ZeroMotion
+from tracing.benchmarks.base import Row, Tracer, print_table, save_points
+from tracing.config import TracerConfig
+from tracing.kl_tracer import KLTracer
+from tracing.protocol import NextFrameModel
+from tracing.report import write_report
+from tracing.rgb_tracer import RGBTracer
+from tracing.visualize import arrows_figure, kl_map_figure, save_png
+
+MODEL_TRACERS = {"kl": KLTracer, "rgb": RGBTracer}
+TRACERS = ("kl", "rgb", "dis", "zero_motion")
+TABLE_WIDTH = 110  # columns, where no terminal says
+Pictures = dict[str, tuple[str, Figure]]  # file stem -> caption, figure
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Queries with ground truth, and what must be done to a tracer before it can answer them."""
+
+    name: str
+    parts: Sequence[PointPairs]  # read when asked for, so that files need not fit in memory
+
+    def adapt(self, tracer: Tracer) -> list[Tracer]:
+        """The tracer as it takes part: as it is, at other resolutions, or not at all."""
+        ...
+
+    def floor(self, patch_px: int, cfg: TracerConfig, map_px: int) -> float:
+        """``readout_floor`` of these queries, in px of the frames."""
+        ...
+
+    def for_model(self) -> Iterable[PointPairs]:
+        """The parts at the size a model is given."""
+        ...
+
+    def about(self) -> dict:
+        """What the results' ``dataset`` and ``protocol`` say of the task."""
+        ...
+
+    def pairs_table(self, rows: Sequence[Row]) -> list[dict]:
+        """Scores pair by pair, as ``tracing.report`` describes them; empty if that says little."""
+        ...
+
+    def pictures(self, rows: Sequence[Row]) -> Pictures:
+        """Pictures of this task alone."""
+        ...
+
+
+def on_device(pairs: PointPairs, device: str) -> PointPairs:
+    """The same queries there."""
+    fields = ("frame0", "frame1", "points", "target", "visible", "valid")
+    return replace(pairs, **{field: getattr(pairs, field).to(device) for field in fields})
+
+
+def check_tracer(chosen: str, model: NextFrameModel | None) -> None:
+    """Raise ValueError if there is no such tracer, or it needs a model and there is none."""
+    if chosen not in TRACERS:
+        raise ValueError(f"tracer {chosen!r} is not known; choose one of {', '.join(TRACERS)}.")
+    if chosen in MODEL_TRACERS and model is None:
+        raise ValueError(
+            f"tracer={chosen} needs a model: pass ckpt=RUN (a run folder, an export or a .ckpt), "
+            "or choose tracer=dis or tracer=zero_motion."
+        )
+
+
+def line_up(
+    chosen: str,
+    model: NextFrameModel | None,
+    cfg: TracerConfig,
+    patch_px: int,
+    task: Task,
+    compare: bool = True,
+) -> tuple[list[Tracer], str | None]:
+    """The tracers of the table, the chosen one first, and the name all are paired with."""
+    known: list[Tracer] = [make(model, cfg) for make in MODEL_TRACERS.values() if model is not None]
+    known += [ZeroMotion(), DIS(), DIS(enlarge=4), BestTranslation(), NearestPatchColor(patch_px)]
+    known.sort(key=lambda tracer: tracer.name != chosen)
+    taking_part = [task.adapt(tracer) for tracer in (known if compare else known[:1])]
+    kl = [each.name for own in taking_part for each in own if each.name.startswith("kl")]
+    return [each for own in taking_part for each in own], kl[0] if kl else None
+
+
+def control_tracers(
+    model: NextFrameModel, untrained: NextFrameModel, cfg: TracerConfig, task: Task
+) -> list[Tracer]:
+    """KL tracers that must fail: no training, the tracer elsewhere, no tracer at all."""
+    controls = {
+        "untrained": KLTracer(untrained, cfg),
+        "random_point": KLTracer(model, cfg, control="random_point"),
+        "zero_amplitude": KLTracer(model, replace(cfg, amplitude=0.0)),
+    }
+    adapted = []
+    for name, tracer in controls.items():
+        (own,) = task.adapt(tracer)
+        own.name = name
+        adapted.append(own)
+    return adapted
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Hash of all weights of a model: two checkpoints are the same only if theirs are."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        as_bytes = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(name.encode() + as_bytes.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def results_of(task: Task, rows: Sequence[Row], controls: Sequence[Row], floor: float) -> dict:
+    """The results as in ``tracing.report``, still without protocol and provenance."""
+    about = task.about()
+    dataset = {
+        "name": about.get("scene", {}).get("name") or Path(about.get("root", task.name)).name,
+        "num_pairs": sum(len(part.points) for part in task.parts),
+        "num_points": len(rows[0].points),
+    }
+    dataset |= {key: about[key] for key in ("resolution_hw", "input_hw") if key in about}
+    results = {
+        "task": task.name,
+        "dataset": dataset,
+        "tracers": [row.as_dict() for row in rows],
+        "controls": [row.as_dict() for row in controls],
+        "floor": floor,
+    }
+    pairs = task.pairs_table(rows)
+    return results | ({"pairs": pairs} if pairs else {})
+
+
+def read_curve(run: str | Path | None) -> dict:
+    """``curve`` and ``curve_lines`` of the results, from the probe of a run; else empty."""
+    path = None if run is None else Path(run) / "probe.json"
+    if path is None or not path.is_file():
+        return {}
+    history = json.loads(path.read_text())
+    names = [key.split("/")[1] for key in (history or [{}])[0] if key.endswith("/epe")]
+    if not names:
+        return {}
+    scores = [{"step": h["step"], "epe": h[f"flow/{names[0]}/epe"]} for h in history]
+    first = history[0]
+    lines = {"zero motion": "zero_epe", "DIS": "dis_epe", "read-out floor": "floor"}
+    return {
+        "curve": scores,
+        "curve_lines": {
+            name: first[f"flow/{names[0]}/{key}"]
+            for name, key in lines.items()
+            if f"flow/{names[0]}/{key}" in first
+        },
+    }
+
+
+def kl_pictures(tracer: KLTracer, pairs: Iterable[PointPairs], seed: int, count: int) -> Pictures:
+    """KL maps of the first scored query of each of the first ``count`` pairs.
+
+    The frames must be of a size that the model takes.
+    """
+    pictures: Pictures = {}
+    for part in pairs:
+        for i in range(len(part.points)):
+            scored = (part.visible[i] & part.valid[i]).nonzero()[:, 0]
+            if len(pictures) == count or not len(scored):
+                continue
+            n = scored[:1]
+            traces = tracer(
+                part.frame0[i : i + 1], part.frame1[i : i + 1], part.points[i][None, n], seed
+            )
+            query, target, answer = part.points[i, n[0]], part.target[i, n[0]], traces.xy[0, 0]
+            error = (answer - target).norm().item()
+            moved = (target - query).norm().item()
+            caption = f"Query {len(pictures)}: moved {moved:.1f} px, traced {error:.1f} px off (as shown)."
+            figure = kl_map_figure(
+                part.frame0[i], part.frame1[i], query, answer, traces.maps[0, 0], target
+            )
+            pictures[f"kl_map_{len(pictures)}"] = (caption, figure)
+        if len(pictures) == count:
+            break
+    return pictures
+
+
+def arrow_pictures(row: Row, parts: Iterable[PointPairs], count: int) -> Pictures:
+    """True and predicted motion of the scored points, for the first ``count`` pairs with any."""
+    pictures: Pictures = {}
+    number = -1
+    for part in parts:
+        for frame0 in part.frame0:
+            number += 1
+            own = row.frame_pair == number
+            if len(pictures) == count or not bool(own.any()):
+                continue
+            figure = arrows_figure(
+                frame0, row.points[own], row.xy[own], row.target[own], f"{row.name}, pair {number}"
+            )
+            caption = f"Pair {number}: motion of {int(own.sum())} points, true and by {row.name}."
+            pictures[f"arrows_{len(pictures)}"] = (caption, figure)
+        if len(pictures) == count:
+            break
+    return pictures
+
+
+def show(results: dict, rows: Sequence[Row], controls: Sequence[Row], console: Console) -> None:
+    """The tables of an evaluation, for the terminal or a text file."""
+    print_table(rows, results["floor"], console)
+    if controls:
+        console.print("\ncontrols, which must fail")
+        print_table([replace(row, paired_vs=None) for row in controls], console=console)
+    if given := results["dataset"].get("input_hw"):
+        said = "EPE in px of the pairs as stored; the model was given {}x{} px"
+        console.print("\n" + said.format(*given))
+    if pairs := results.get("pairs"):
+        console.print(_pairs_table(pairs))
+
+
+def _pairs_table(pairs: list[dict]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("EPE (px), pair by pair", no_wrap=True)
+    for title in ("height x width", *pairs[0]["epe"]):
+        table.add_column(title, justify="right")
+    for pair in pairs:
+        scores = ["-" if epe is None else f"{epe:.2f}" for epe in pair["epe"].values()]
+        table.add_row(pair["name"], "{}x{}".format(*pair["resolution_hw"]), *scores)
+    return table
+
+
+def write_evaluation(
+    out: Path,
+    results: dict,
+    rows: Sequence[Row],
+    controls: Sequence[Row],
+    pictures: Pictures,
+    report: bool,
+) -> list[Path]:
+    """Write pictures, points, table, results.json and, if asked, report.html; returns the files."""
+    folder = out / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = []
+    for stem, (caption, figure) in pictures.items():
+        save_png(figure, folder / f"{stem}.png")
+        listed.append({"file": f"pictures/{stem}.png", "caption": caption})
+    results = results | {"pictures": listed}
+    save_points([*rows, *controls], out / "points.npz")
+    text = io.StringIO()
+    show(results, rows, controls, Console(file=text, width=TABLE_WIDTH))
+    _write_whole(out / "table.txt", text.getvalue())
+    _write_whole(out / "results.json", json.dumps(results, indent=1) + "\n")
+    written = [out / name for name in ("results.json", "table.txt", "points.npz", "pictures")]
+    if report:
+        write_report(results, out / "report.html")
+        written.append(out / "report.html")
+    return written
+
+
+def _write_whole(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
