@@ -99,12 +99,12 @@ class SceneSampler:
             return low + (high - low) * noise
 
         center = uniform(2, low=0.1, high=0.9) * cfg.size
-        shift = uniform(2, low=-1, high=1) * cfg.max_motion_px
+        shift = uniform(2, low=-1.0) * cfg.max_motion_px
         if cfg.snap_px:
             steps = int(cfg.max_motion_px // cfg.snap_px)
             shift = (uniform(2, low=-steps - 0.5, high=steps + 0.5)).round() * cfg.snap_px
-        angle = uniform(low=-1, high=1) * math.radians(cfg.rotation_deg)
-        turn = _rotation(angle) * (1 + uniform(low=-1, high=1) * cfg.scale)[..., None, None]
+        angle = uniform(low=-1.0) * math.radians(cfg.rotation_deg)
+        turn = _rotation(angle) * (1 + uniform(low=-1.0) * cfg.scale)[..., None, None]
         still = (uniform() < cfg.still) & (torch.arange(count, device=device) == 0)
         shift = shift.masked_fill(still[..., None], 0.0)
         turn = torch.where(still[..., None, None], torch.eye(2, device=device), turn)
@@ -133,7 +133,8 @@ class SceneSampler:
         device, size = self.textures.device, self.cfg.size
         points = pixel_centers(size, size).to(device).view(1, 1, -1, 2)
         inside = points - layers.center[:, :, None]  # frame 0, relative to each layer's origin
-        moved = inside @ layers.turn.mT + (layers.center + layers.shift)[:, :, None]
+        # Displacement itself, not a difference of places: whole steps stay whole in float32.
+        moves = inside @ layers.turn.mT - inside + layers.shift[:, :, None]
         from1 = points - (layers.center + layers.shift)[:, :, None]
         from1 = from1 @ torch.linalg.inv(layers.turn).mT  # frame 1 pixels, back in frame-0 axes
 
@@ -143,8 +144,8 @@ class SceneSampler:
 
         layer = _front(alpha0 > 0.5)  # (batch, pixels)
         pick = repeat(layer, "b n -> b 1 n two", two=2)
-        target = torch.gather(moved, 1, pick)[:, 0]  # (batch, pixels, 2)
-        flow = target - points[:, 0]
+        flow = torch.gather(moves, 1, pick)[:, 0]  # (batch, pixels, 2)
+        target = points[:, 0] + flow
         visible = self._in_view(target, layer, layers)
         grid = {"h": size, "w": size}
         return SceneBatch(
