@@ -1,6 +1,6 @@
 """Train a quantizer, then a predictor: ``python train.py experiment=lras_nano``.
 
-Thin on purpose: it builds what the config names, runs it and writes an export for ``eval.py ckpt=``.
+Thin on purpose: it builds what the config names, runs it and writes an export that eval.py takes.
 In five seconds, to see the wiring: ``python train.py experiment=smoke``.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/measure_main.py easy 0        a demo run and its evaluation, seed 0
     python benchmarks/measure_main.py hard          experiment=lras_nano and its evaluation
-    python benchmarks/measure_main.py real          ingest, training on clips, frame pairs with truth
+    python benchmarks/measure_main.py real          ingest, training on clips, real frame pairs
     python benchmarks/measure_main.py suite         how long the tests take
 
 Real clips and pairs are looked for in ``videos`` and ``flow_gt`` under ``$LRAS_SHARED/data`` (or

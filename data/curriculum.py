@@ -139,9 +139,7 @@ class SyntheticDataModule(L.LightningDataModule):
         step, rank = (
             (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
         )
-        scenes = CurriculumScenes(
-            self.stages, self.seed, step, rank, self.textures, self.is_mixed
-        )
+        scenes = CurriculumScenes(self.stages, self.seed, step, rank, self.textures, self.is_mixed)
         return DataLoader(
             scenes,
             batch_size=None,

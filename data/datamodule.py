@@ -45,6 +45,8 @@ class ClipDataModule(LightningDataModule):
         pipeline = val_pairs(self.root / "val", self.pairs, self.seed, rank=rank, world=world)
         return self._loader(pipeline, drop_last=False)
 
+    test_dataloader = val_dataloader
+
     def _rank_and_world(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

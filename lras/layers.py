@@ -156,13 +156,22 @@ def causal_attention(
 ) -> Float[Tensor, "batch heads seq head_dim"]:
     """Plain causal attention with the fastest implementation there is for the place and length.
 
-    On CPU the backward of the fused bfloat16 kernel costs more than matrix products of slices that
-    stop at their last visible key (benchmarks/attention.py), at the lengths of the small presets.
+    On CPU the backward of the fused bfloat16 kernel costs more than matrix products of slices, at
+    the lengths of the small presets (benchmarks/attention.py).
     """
-    length = q.shape[-2]
-    if q.device.type != "cpu" or length > SHORT_SEQUENCE:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mixed = []
+    slow_kernel = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if slow_kernel and q.shape[-2] <= SHORT_SEQUENCE:
+        return sliced_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def sliced_attention(
+    q: Float[Tensor, "batch heads seq head_dim"],
+    k: Float[Tensor, "batch heads seq head_dim"],
+    v: Float[Tensor, "batch heads seq head_dim"],
+) -> Float[Tensor, "batch heads seq head_dim"]:
+    """Causal attention in slices of queries, each stopping at its last visible key."""
+    length, mixed = q.shape[-2], []
     for start in range(0, length, QUERY_SLICE):
         end = min(start + QUERY_SLICE, length)
         scores = (q[..., start:end, :] / math.sqrt(q.shape[-1])) @ k[..., :end, :].mT

@@ -6,7 +6,7 @@ from reference.slow_predictor import read_patch_by_full_forward
 
 from lras.config import PredictorConfig
 from lras.grid import PatchGrid
-from lras.layers import SHORT_SEQUENCE, causal_attention
+from lras.layers import QUERY_SLICE, causal_attention, sliced_attention
 from lras.loss import content_cross_entropy
 from lras.predictor import FramePredictor, split_revealed
 from lras.sequence import random_orders
@@ -107,12 +107,14 @@ def test_revealed_patches_come_first_in_their_own_order():
         split_revealed(order, torch.tensor([[True] * 4, [False] * 4]))
 
 
-def test_both_attention_paths_agree():
+@pytest.mark.parametrize("length", [1, QUERY_SLICE, 2 * QUERY_SLICE + 5])
+def test_attention_in_slices_equals_the_fused_kernel(length):
     generator = torch.Generator().manual_seed(0)
-    long = torch.randn(3, 1, 2, SHORT_SEQUENCE + 1, 8, generator=generator)
-    whole = causal_attention(*long)
-    short = causal_attention(*long[..., :SHORT_SEQUENCE, :])
-    assert torch.allclose(whole[..., :SHORT_SEQUENCE, :], short, atol=1e-5)
+    tensors = torch.randn(3, 1, 2, length, 8, generator=generator)
+    fused = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True)
+    assert torch.allclose(sliced_attention(*tensors), fused, atol=1e-5)
+    low = causal_attention(*tensors.bfloat16())
+    assert torch.allclose(low.float(), fused, atol=0.05)
 
 
 def test_the_chunked_loss_and_its_gradients_equal_the_plain_ones():

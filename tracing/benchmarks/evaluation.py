@@ -29,8 +29,8 @@ from tracing.report import write_report
 from tracing.rgb_tracer import RGBTracer
 from tracing.visualize import arrows_figure, kl_map_figure, save_png
 
-MODEL_TRACERS = {"kl": KLTracer, "rgb": RGBTracer}
-TRACERS = ("kl", "rgb", "dis", "zero_motion")
+MODEL_TRACERS = ("kl", "rgb")
+TRACERS = (*MODEL_TRACERS, "dis", "zero_motion")
 TABLE_WIDTH = 110  # columns, where no terminal says
 Pictures = dict[str, tuple[str, Figure]]  # file stem -> caption, figure
 
@@ -92,8 +92,13 @@ def line_up(
     task: Task,
     compare: bool = True,
 ) -> tuple[list[Tracer], str | None]:
-    """The tracers of the table, the chosen one first, and the name all are paired with."""
-    known: list[Tracer] = [make(model, cfg) for make in MODEL_TRACERS.values() if model is not None]
+    """The tracers of the table, the chosen one first, and the name all are paired with.
+
+    The RGB tracer decodes whole frames, so with ``read_out="first"`` it is there only if chosen.
+    """
+    known: list[Tracer] = [] if model is None else [KLTracer(model, cfg)]
+    if model is not None and (cfg.read_out == "all" or chosen == "rgb"):
+        known.append(RGBTracer(model, cfg))
     known += [ZeroMotion(), DIS(), DIS(enlarge=4), BestTranslation(), NearestPatchColor(patch_px)]
     known.sort(key=lambda tracer: tracer.name != chosen)
     taking_part = [task.adapt(tracer) for tracer in (known if compare else known[:1])]
@@ -187,7 +192,9 @@ def kl_pictures(tracer: KLTracer, pairs: Iterable[PointPairs], seed: int, count:
             query, target, answer = part.points[i, n[0]], part.target[i, n[0]], traces.xy[0, 0]
             error = (answer - target).norm().item()
             moved = (target - query).norm().item()
-            caption = f"Query {len(pictures)}: moved {moved:.1f} px, traced {error:.1f} px off (as shown)."
+            caption = (
+                f"Query {len(pictures)}: moved {moved:.1f} px, traced {error:.1f} px off (as shown)."
+            )
             figure = kl_map_figure(
                 part.frame0[i], part.frame1[i], query, answer, traces.maps[0, 0], target
             )
