@@ -64,12 +64,12 @@ def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
     evaluation.check_tracer(cfg.tracer.name, model)
     task = instantiate(cfg.task, _convert_="object")
     line_up, kl = evaluation.line_up(
-        cfg.tracer.name, model, tracer_cfg, patch_px, task, cfg.compare
+        cfg.tracer.name, model, tracer_cfg, patch_px, task, cfg.compare, cfg.max_batch
     )
     controls = []
     if model is not None and cfg.controls:
         untrained = untrained_like(model, cfg.seed)
-        controls = evaluation.control_tracers(model, untrained, tracer_cfg, task)
+        controls = evaluation.control_tracers(model, untrained, tracer_cfg, task, cfg.max_batch)
     on_cells = tracer_cfg.placement == "query" and tracer_cfg.read_out == "all"
     floor = task.floor(patch_px, tracer_cfg, model.code_px if model and on_cells else patch_px)
 

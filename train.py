@@ -59,6 +59,11 @@ def train(cfg: DictConfig) -> Path:
     steps = cfg.trainer.max_steps or getattr(data, "total_steps", None)
     if not steps:
         raise ValueError("data on disk has no natural end: say how long, trainer.max_steps=2000.")
+    if steps > getattr(data, "total_steps", steps):
+        raise ValueError(
+            f"trainer.max_steps={steps} is past the curriculum's end at {data.total_steps}; "
+            f"lengthen its stages with data.steps_scale, or leave max_steps=null."
+        )
     # Everything is built before anything is trained: a mistake in the config costs no time.
     predictor = instantiate(cfg.model.predictor, _convert_="object")
     optimizer = instantiate(cfg.optimizer)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -82,7 +83,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Config and weights of whatever lies at ``path``."""
     for folder in (path, path / "export"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-            return json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+            return _read_export(folder)
     ckpt = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not ckpt.is_file():
         found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else "no such path"
@@ -98,6 +99,22 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"{ckpt} is not a checkpoint of this project ({type(error).__name__}); pass a run "
             f"folder or .ckpt written by train.py."
         ) from error
+    return about, weights
+
+
+def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        about = json.loads((folder / CONFIG).read_text())
+        weights = load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ValueError(
+            f"the export at {folder} is damaged ({error}); write it again from the run's .ckpt."
+        ) from error
+    if not {"quantizer", "fingerprint"} <= about.keys():
+        raise ValueError(
+            f"{folder / CONFIG} holds {sorted(about)}, expected quantizer, fingerprint and "
+            f"predictor; pass a folder that train.py wrote."
+        )
     return about, weights
 
 

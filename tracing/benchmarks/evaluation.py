@@ -91,14 +91,15 @@ def line_up(
     patch_px: int,
     task: Task,
     compare: bool = True,
+    max_batch: int = 64,
 ) -> tuple[list[Tracer], str | None]:
     """The tracers of the table, the chosen one first, and the name all are paired with.
 
     The RGB tracer decodes whole frames, so with ``read_out="first"`` it is there only if chosen.
     """
-    known: list[Tracer] = [] if model is None else [KLTracer(model, cfg)]
+    known: list[Tracer] = [] if model is None else [KLTracer(model, cfg, max_batch)]
     if model is not None and (cfg.read_out == "all" or chosen == "rgb"):
-        known.append(RGBTracer(model, cfg))
+        known.append(RGBTracer(model, cfg, max_batch))
     known += [ZeroMotion(), DIS(), DIS(enlarge=4), BestTranslation(), NearestPatchColor(patch_px)]
     known.sort(key=lambda tracer: tracer.name != chosen)
     taking_part = [task.adapt(tracer) for tracer in (known if compare else known[:1])]
@@ -107,13 +108,17 @@ def line_up(
 
 
 def control_tracers(
-    model: NextFrameModel, untrained: NextFrameModel, cfg: TracerConfig, task: Task
+    model: NextFrameModel,
+    untrained: NextFrameModel,
+    cfg: TracerConfig,
+    task: Task,
+    max_batch: int = 64,
 ) -> list[Tracer]:
     """KL tracers that must fail: no training, the tracer elsewhere, no tracer at all."""
     controls = {
-        "untrained": KLTracer(untrained, cfg),
-        "random_point": KLTracer(model, cfg, control="random_point"),
-        "zero_amplitude": KLTracer(model, replace(cfg, amplitude=0.0)),
+        "untrained": KLTracer(untrained, cfg, max_batch),
+        "random_point": KLTracer(model, cfg, max_batch, control="random_point"),
+        "zero_amplitude": KLTracer(model, replace(cfg, amplitude=0.0), max_batch),
     }
     adapted = []
     for name, tracer in controls.items():
@@ -193,7 +198,7 @@ def kl_pictures(tracer: KLTracer, pairs: Iterable[PointPairs], seed: int, count:
             error = (answer - target).norm().item()
             moved = (target - query).norm().item()
             caption = (
-                f"Query {len(pictures)}: moved {moved:.1f} px, traced {error:.1f} px off (as shown)."
+                f"Query {len(pictures)}, px as shown: moved {moved:.1f}, traced {error:.1f} off."
             )
             figure = kl_map_figure(
                 part.frame0[i], part.frame1[i], query, answer, traces.maps[0, 0], target
