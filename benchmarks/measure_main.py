@@ -17,6 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def scenes(name: str, experiment: str, scene: str, seed: int, done: Path | None)
         train(experiment, run_dir, log, f"seed={seed}")
     out = WORK / f"{name}-eval"
     words = ["eval.py", f"ckpt={run_dir}", "task=synthetic", f"scene={scene}", "report=true"]
+    words += ["num_pairs=64"] if scene == "hard" else []  # of four points each
     seconds = run(log, *words, "controls=true", f"hydra.run.dir={out}")
     figures = figures_of(json.loads((out / "results.json").read_text()))
     note = note_of(run_dir)
@@ -95,14 +97,14 @@ def real(done: Path | None) -> None:
         train("real_video", run_dir, log, f"data.root={clips}")
     out = WORK / "real_video-eval"
     words = ["eval.py", f"ckpt={run_dir}", "task=flow_pairs", f"task.root={SHARED / 'flow_gt'}"]
-    run(log, *words, "report=true", f"hydra.run.dir={out}")
+    words += ["task.points_per_pair=32", "controls=false", "report=true"]
+    run(log, *words, f"hydra.run.dir={out}")
     evaluation = json.loads((out / "results.json").read_text())
     rows = {row["name"]: row["epe"] for row in evaluation["tracers"]}
     losses = training_losses(run_dir)
     tenth = max(1, len(losses) // 10)
-    index = json.loads((clips / "train" / "index.json").read_text())
     figures = {
-        "num_videos": len({s["source"] for s in index["sources"]} if "sources" in index else ()),
+        "num_videos": len(sources(clips)),
         "num_pairs": evaluation["dataset"]["num_pairs"],
         "loss_first_tenth_nats": sum(losses[:tenth]) / tenth,
         "loss_last_tenth_nats": sum(losses[-tenth:]) / tenth,
@@ -114,6 +116,17 @@ def real(done: Path | None) -> None:
     }
     command = "python benchmarks/measure_main.py real"
     write_result("real_video.json", figures, command, [0], sha=note_of(run_dir).get("git_sha", sha))
+
+
+def sources(clips: Path) -> set[str]:
+    """Names of the videos that the training clips came from."""
+    found = set()
+    for shard in (clips / "train").glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    found.add(json.load(tar.extractfile(member))["source"])
+    return found
 
 
 def training_losses(run_dir: Path) -> list[float]:
