@@ -27,7 +27,7 @@ from tracing.kl_tracer import KLTracer
 from tracing.protocol import NextFrameModel
 from tracing.report import write_report
 from tracing.rgb_tracer import RGBTracer
-from tracing.visualize import arrows_figure, kl_map_figure, save_png
+from tracing.visualize import arrows_figure, epe_curve_figure, kl_map_figure, save_png
 
 MODEL_TRACERS = ("kl", "rgb")
 TRACERS = (*MODEL_TRACERS, "dis", "zero_motion")
@@ -269,6 +269,8 @@ def write_evaluation(
         save_png(figure, folder / f"{stem}.png")
         listed.append({"file": f"pictures/{stem}.png", "caption": caption})
     results = results | {"pictures": listed}
+    if curve := results.get("curve"):  # the page draws its own, with the same numbers
+        save_png(epe_curve_figure(curve, results["curve_lines"]), folder / "epe_curve.png")
     save_points([*rows, *controls], out / "points.npz")
     text = io.StringIO()
     show(results, rows, controls, Console(file=text, width=TABLE_WIDTH))
