@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/python train.py experiment=demo hydra.run.dir=$(DEMO_RUN)
-	$(BIN)/python eval.py ckpt=$(DEMO_RUN) task=synthetic report=true
+	$(BIN)/python eval.py ckpt=$(DEMO_RUN) task=synthetic report=true hydra.run.dir=$(DEMO_RUN)/eval
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -4,6 +4,7 @@ Thin on purpose: it loads the model, lines up tracers, baselines and controls on
 writes results.json, a table, the points, pictures and (``report=true``) one page to look at.
 """
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -97,11 +98,13 @@ def main(cfg: DictConfig) -> None:
             console.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
         return
     except (ValueError, FileNotFoundError) as error:
-        problem = error
+        problem: BaseException = error
     except InstantiationException as error:  # hydra wraps what a constructor raises
         if not isinstance(error.__cause__, ValueError | FileNotFoundError):
             raise  # hydra's own sentence, with the place in the config
         problem = error.__cause__
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        raise problem
     if not any(out.iterdir()):
         out.rmdir()
     sys.exit(f"error: {problem}")

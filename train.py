@@ -5,6 +5,8 @@ In five seconds, to see the wiring: ``python train.py experiment=smoke``.
 """
 
 import logging
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lras.checkpoint import load_quantizer, save
 from lras.predictor_module import PredictorModule
@@ -64,6 +66,7 @@ def train(cfg: DictConfig) -> Path:
             f"trainer.max_steps={steps} is past the curriculum's end at {data.total_steps}; "
             f"lengthen its stages with data.steps_scale, or leave max_steps=null."
         )
+    OmegaConf.save(cfg, out / "config" / "resolved.yaml", resolve=True)
     # Everything is built before anything is trained: a mistake in the config costs no time.
     predictor = instantiate(cfg.model.predictor, _convert_="object")
     optimizer = instantiate(cfg.optimizer)
@@ -81,21 +84,30 @@ def train(cfg: DictConfig) -> Path:
     )
     trainer.fit(module, data)
     note = {"step": trainer.global_step, "seconds": round(time.time() - started)}
-    save(module.next_frame(), out / "export", note | origin)
+    if trainer.is_global_zero:
+        save(module.next_frame(), out / "export", note | origin)
     log.info("run written to %s; next: python eval.py ckpt=%s task=synthetic", out, out)
     return out
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
+    out = Path(HydraConfig.get().runtime.output_dir)
     try:
         train(cfg)
+        return
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        problem: BaseException = error
     except InstantiationException as error:  # hydra wraps what a constructor raises
         if not isinstance(error.__cause__, ValueError | FileNotFoundError):
             raise  # hydra's own sentence, with the place in the config
-        sys.exit(f"error: {error.__cause__}")
+        problem = error.__cause__
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        raise problem
+    if {path.name for path in out.iterdir()} <= {"config", "train.log"}:
+        shutil.rmtree(out)  # nothing was trained: leave nothing behind
+    # An error from a loader's worker carries its traceback; its last line is the sentence.
+    sys.exit(f"error: {str(problem).strip().splitlines()[-1].removeprefix('ValueError: ')}")
 
 
 if __name__ == "__main__":

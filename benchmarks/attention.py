@@ -1,13 +1,12 @@
 """Causal attention on CPU, forward and backward: our slices against the fused kernel.
 
-    python benchmarks/attention.py [--json FILE]
+    python benchmarks/attention.py [--keep]
 
 The two are timed in turn in one process and compared pair by pair, since machines are shared; the
 ratio is fused / slices, above 1 where slices are faster. Shapes are those of the nano curriculum.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -18,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script
 import torch
 import torch.nn.functional as F
 
+from benchmarks.result_file import write_result
 from lras.layers import sliced_attention
-from tracing.benchmarks.provenance import provenance
 
 SHAPES = [(64, 4, 75, 32), (32, 4, 192, 32), (20, 4, 460, 32), (12, 4, 768, 32)]
 
@@ -55,7 +54,9 @@ def compare(shape: tuple[int, ...], dtype: torch.dtype, pairs: int = 20) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--keep", action="store_true", help="write benchmarks/results/attention.json"
+    )
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -68,9 +69,9 @@ def main() -> None:
                 f"{row['dtype']:9} {shape!s:18} fused {row['fused_ms']:7.1f} ms  slices "
                 f"{row['slices_ms']:7.1f} ms  ratio {row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
             )
-    if asked.json:
-        result = {"rows": rows, "threads": asked.threads} | provenance(seed=0)
-        asked.json.write_text(json.dumps(result, indent=2) + "\n")
+    if asked.keep:
+        figures = {"rows": rows, "threads": asked.threads}
+        write_result("attention.json", figures, "python benchmarks/attention.py --keep", [0])
 
 
 if __name__ == "__main__":

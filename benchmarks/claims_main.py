@@ -9,7 +9,9 @@ easy_seed0.json, easy_seed1.json, easy_seed2.json (whole-patch motion to +-8 px,
     num_points        visible held-out points that moved at least 4 px; all of the above use them
     target_revealed_share  share of points whose true patch every mask revealed, in [0, 1]; they
                       stand in the EPE as the errors they are
-    minutes           quantizer, training and evaluation together
+    minutes           quantizer and training, and on easy scenes evaluation too
+    evaluation_minutes  of the evaluation alone
+    trained_with, evaluated_at   command of the training; commit of the evaluation
 hard.json (sub-pixel to +-8 px, several layers, occlusion), as above but num_points is of visible
 moving pixels, drawn uniformly; and
     epe_px            {..., rgb}: the RGB-difference tracer
@@ -122,16 +124,16 @@ def real_table(figures: dict) -> Figure:
     return Figure(table.value, note)
 
 
-def scene_claims(result: str, scope: str, most: float, minutes: float) -> list[Claim]:
+def scene_claims(result: str, scope: str, most: float, minutes: float, timed: str) -> list[Claim]:
     """What easy and hard scenes promise alike."""
     claim = partial(from_file, result, scope)
     baselines = in_table("dis", "best_translation", "nearest_patch_color")
     return [
         claim("EPE(KL) / EPE(zero motion)", epe_ratio, "<=", most),
-        claim("training and evaluation", plain("minutes"), "<=", minutes, "min"),
+        claim(timed, plain("minutes"), "<=", minutes, "min"),
         claim("weakest control / zero motion", weakest_control, ">=", 0.9),
         claim("baselines in the table", baselines, "==", 3),
-        claim("share of targets every mask revealed", plain("target_revealed_share"), "<=", 1),
+        claim("share of targets every mask revealed", plain("target_revealed_share"), "<=", 0.01),
     ]
 
 
@@ -139,13 +141,16 @@ def easy_claims(seed: int) -> list[Claim]:
     scope = f"easy scenes, seed {seed}"
     claim = partial(from_file, EASY[seed], scope)
     points = claim("visible held-out points that moved >= 4 px", plain("num_points"), ">=", 256)
-    return [*scene_claims(EASY[seed], scope, most=0.4, minutes=15), points]
+    return [
+        *scene_claims(EASY[seed], scope, most=0.4, minutes=15, timed="training and evaluation"),
+        points,
+    ]
 
 
 def hard_claims() -> list[Claim]:
     claim = partial(from_file, HARD, "hard scenes")
     return [
-        *scene_claims(HARD, "hard scenes", most=0.5, minutes=75),
+        *scene_claims(HARD, "hard scenes", most=0.5, minutes=75, timed="training"),
         claim("EPE(RGB) - EPE(KL), low end of 95 % interval", rgb_behind, ">", 0, "px"),
         claim("independently moving layers", plain("num_moving_layers"), ">=", 2),
         claim("test textures that training saw", plain("shared_textures"), "==", 0),

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,14 +25,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from anywhere
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from benchmarks.result_file import RESULTS, ROOT, figures_of, write_result
 from data.datamodule import ClipDataModule
+from data.synthetic import SceneSampler
+from data.textures import EVALUATION_PHOTOS, TRAINING_PHOTOS, texture_bank
 from lras.checkpoint import load
 from lras.quantizer_module import single_frames
 from tracing.benchmarks.provenance import git_sha
 
-LOGS = RESULTS / "logs"
+LOGS, PHOTOS = RESULTS / "logs", (TRAINING_PHOTOS, EVALUATION_PHOTOS)
 WORK = Path(os.environ.get("LRAS_RUNS", ROOT / "runs")) / "claims"
 SHARED = Path(os.environ.get("LRAS_SHARED", ROOT.parent / "shared")) / "data"
 
@@ -49,53 +54,83 @@ def run(log: Path, *words: str) -> float:
     return time.monotonic() - start
 
 
-def train(name: str, run_dir: Path, log: Path, *overrides: str) -> None:
-    run(log, "train.py", f"experiment={name}", f"hydra.run.dir={run_dir}", *overrides)
+def train(name: str, experiment: str, *overrides: str) -> Path:
+    """Train from nothing; the run's folder."""
+    run_dir = WORK / name
+    shutil.rmtree(run_dir, ignore_errors=True)
+    words = ["train.py", f"experiment={experiment}", f"hydra.run.dir={run_dir}", *overrides]
+    run(WORK / f"{name}.out", *words)
+    return run_dir
 
 
 def note_of(run_dir: Path) -> dict:
-    """What train.py noted beside the weights: seconds, git sha, steps."""
+    """What train.py noted beside the weights: command, seconds, git sha, steps."""
     return json.loads((run_dir / "export" / "config.json").read_text())["note"]
+
+
+def origin(run_dir: Path) -> dict:
+    """How the run was trained and where its figures came from, without paths of one machine."""
+    words = [w for w in shlex.split(note_of(run_dir)["command"]) if "hydra.run.dir=" not in w]
+    return {"trained_with": shlex.join(words), "evaluated_at": git_sha()}
+
+
+def keep_logs(run_dir: Path, name: str) -> Path:
+    """Copy the run's log, probe history and metrics beside the results; the log's path."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    kept = LOGS / f"{name}.log"
+    kept.write_text((run_dir / "train.log").read_text().replace(str(run_dir), "RUN"))
+    shutil.copy(run_dir / "probe.json", LOGS / f"{name}.probe.json")
+    shutil.copy(run_dir / "metrics.csv", LOGS / f"{name}.metrics.csv")
+    return kept
 
 
 def scenes(name: str, experiment: str, scene: str, seed: int, done: Path | None) -> None:
     """Train (unless done) and evaluate on held-out scenes; write NAME.json."""
-    run_dir, log = done or WORK / name, LOGS / f"{name}.log"
-    if done is None:
-        log.unlink(missing_ok=True)
-        train(experiment, run_dir, log, f"seed={seed}")
-    out = WORK / f"{name}-eval"
+    run_dir = done or train(name, experiment, f"seed={seed}")
+    out, log = WORK / f"{name}-eval", keep_logs(run_dir, name)
     words = ["eval.py", f"ckpt={run_dir}", "task=synthetic", f"scene={scene}", "report=true"]
     words += ["num_pairs=64"] if scene == "hard" else []  # of four points each
-    seconds = run(log, *words, "controls=true", f"hydra.run.dir={out}")
-    figures = figures_of(json.loads((out / "results.json").read_text()))
-    note = note_of(run_dir)
-    figures["minutes"] = round((note["seconds"] + seconds) / 60, 2)
+    seconds = run(WORK / f"{name}.out", *words, "controls=true", f"hydra.run.dir={out}")
+    figures, note = figures_of(json.loads((out / "results.json").read_text())), note_of(run_dir)
+    spent = note["seconds"] + (seconds if scene == "easy" else 0)
+    figures["minutes"] = round(spent / 60, 2)
+    figures["evaluation_minutes"] = round(seconds / 60, 2)
     if scene == "hard":
-        # A moving background and two sprites in every test scene; banks of textures never meet.
-        figures |= {"num_moving_layers": 3, "shared_textures": shared_textures(seed)}
+        figures["num_moving_layers"] = fewest_moving_layers(scene)
+        figures["shared_textures"] = shared_textures(seed)
         figures["log"] = str(log.relative_to(ROOT))
     command = f"python benchmarks/measure_main.py {'hard' if scene == 'hard' else f'easy {seed}'}"
-    write_result(f"{name}.json", figures, command, [seed], sha=note["git_sha"])
+    write_result(f"{name}.json", figures | origin(run_dir), command, [seed], sha=note["git_sha"])
+
+
+def fewest_moving_layers(scene: str, num_scenes: int = 64) -> int:
+    """Least number of layers, each with a motion of its own, in view in one of the scenes."""
+    cfg = instantiate(OmegaConf.load(ROOT / "configs" / "scene" / f"{scene}.yaml"))
+    sampler = SceneSampler(cfg, texture_bank("eval", 0, count=100))
+    scenes = sampler.sample(num_scenes, torch.Generator().manual_seed(0))
+    fewest = cfg.sprites + 1
+    for flow, layer in zip(scenes.flow, scenes.layer, strict=True):
+        motions = [flow[:, layer == each].mean(1) for each in layer.unique()]
+        moving = {tuple(m.tolist()) for m in motions if m.norm() > 0}
+        fewest = min(fewest, len(moving))
+    return fewest
 
 
 def shared_textures(seed: int) -> int:
-    """Textures of the evaluation bank that stand in the training bank too, pixel for pixel."""
-    from data.textures import texture_bank
-
-    trained = {t.numpy().tobytes() for t in texture_bank("train", seed)}
-    return sum(t.numpy().tobytes() in trained for t in texture_bank("eval", 0, count=100))
+    """Photographs and textures of the evaluation that training saw too."""
+    photos = [{f for names in split.values() for f in names} for split in PHOTOS]
+    trained = {texture.numpy().tobytes() for texture in texture_bank("train", seed)}
+    same = [t for t in texture_bank("eval", 0, count=100) if t.numpy().tobytes() in trained]
+    return len(photos[0] & photos[1]) + len(same)
 
 
 def real(done: Path | None) -> None:
     """Ingest, train and trace real video; write real_video.json."""
-    log, clips = LOGS / "real_video.log", WORK / "clips"
-    run_dir, sha = done or WORK / "real_video", git_sha()
+    clips, out, log = WORK / "clips", WORK / "real_video-eval", WORK / "real_video.out"
     if done is None:
-        log.unlink(missing_ok=True)
+        shutil.rmtree(clips, ignore_errors=True)
         run(log, "-m", "data.ingest", f"videos={SHARED / 'videos'}", f"out={clips}", "size=64")
-        train("real_video", run_dir, log, f"data.root={clips}")
-    out = WORK / "real_video-eval"
+    run_dir = done or train("real_video", "real_video", f"data.root={clips}")
     words = ["eval.py", f"ckpt={run_dir}", "task=flow_pairs", f"task.root={SHARED / 'flow_gt'}"]
     words += ["task.points_per_pair=32", "controls=false", "report=true"]
     run(log, *words, f"hydra.run.dir={out}")
@@ -113,9 +148,12 @@ def real(done: Path | None) -> None:
         "epe_px": {name.split("@")[0]: epe for name, epe in reversed(rows.items())},
         "table": rows,
         "minutes": round(note_of(run_dir)["seconds"] / 60, 2),
+        "trained_with": "python train.py experiment=real_video data.root=CLIPS",
+        "evaluated_at": git_sha(),
     }
-    command = "python benchmarks/measure_main.py real"
-    write_result("real_video.json", figures, command, [0], sha=note_of(run_dir).get("git_sha", sha))
+    keep_logs(run_dir, "real_video")
+    sha = note_of(run_dir)["git_sha"]
+    write_result("real_video.json", figures, "python benchmarks/measure_main.py real", [0], sha=sha)
 
 
 def sources(clips: Path) -> set[str]:
@@ -150,11 +188,9 @@ def unigram_entropy(run_dir: Path, clips: Path, batches: int = 100) -> float:
 def suite() -> None:
     """Time the two test commands; write suite_times.json."""
     figures = {}
-    for name, words in (("make_test", []), ("quick", ["-m", "not slow"])):
+    for name, target in (("make_test", "test"), ("quick", "quick")):
         start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", *words], cwd=ROOT, capture_output=True, text=True
-        )
+        done = subprocess.run(["make", target], cwd=ROOT, capture_output=True, text=True)
         failed = re.search(r"(\d+) failed", done.stdout)
         figures[f"{name}_minutes"] = round((time.monotonic() - start) / 60, 2)
         figures[f"{name}_failures"] = int(failed[1]) if failed else int(bool(done.returncode))

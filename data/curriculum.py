@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from data.synthetic import SceneConfig, SceneSampler
 from data.textures import texture_bank
 
+STREAM = 1  # salts the seeds of scenes, so that no other stream of the same seed equals theirs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -45,16 +47,18 @@ class CurriculumScenes(IterableDataset):
         self.textures, self.mixed = textures, mixed
 
     def __len__(self) -> int:
-        return max(0, sum(stage.steps for stage in self.stages) - self.start)
+        # Of the whole curriculum: Lightning counts a resumed epoch from its beginning.
+        return sum(stage.steps for stage in self.stages)
 
     def __iter__(self) -> Iterator[dict]:
         bank = texture_bank("train", self.seed, self.textures)
         samplers = [SceneSampler(stage.scene, bank) for stage in self.stages]
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.start + first, self.start + len(self), stride):
+        for step in range(self.start + first, len(self), stride):
             index = self.stage_index(step)
-            generator = torch.Generator().manual_seed(hash((self.seed, step, self.rank)) % 2**63)
+            seed = hash((STREAM, self.seed, step, self.rank)) % 2**63
+            generator = torch.Generator().manual_seed(seed)
             stage = self.stages[index]
             scenes = samplers[index].sample(stage.batch, generator)
             batch = as_batch(scenes.frame0, scenes.frame1, f"step{step}")
@@ -68,7 +72,7 @@ class CurriculumScenes(IterableDataset):
             if step < stage.steps:
                 return index
             step -= stage.steps
-        raise ValueError(f"step {step} lies past the end of the curriculum")
+        raise ValueError(f"step {step} lies past the end of the curriculum; lengthen data.stages.")
 
 
 class HeldOutScenes(IterableDataset):
@@ -121,6 +125,7 @@ class SyntheticDataModule(L.LightningDataModule):
         ]
         self.seed, self.num_workers, self.textures = seed, num_workers, textures
         self.val_batches, self.is_mixed = val_batches, False
+        self.start = 0  # batch to begin with; a checkpoint sets it
 
     def mixed(self) -> "SyntheticDataModule":
         """The same scenes with all stages mixed from the first step on, as a quantizer wants."""
@@ -135,11 +140,19 @@ class SyntheticDataModule(L.LightningDataModule):
         """Optimizer steps of the whole curriculum."""
         return sum(stage.steps for stage in self.stages)
 
+    def state_dict(self) -> dict[str, int]:
+        """Batches consumed so far; the same on every rank."""
+        trainer = self.trainer
+        return {"batches": trainer.global_step * trainer.accumulate_grad_batches}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.start = state_dict["batches"]
+
     def train_dataloader(self) -> DataLoader:
-        step, rank = (
-            (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
+        rank = self.trainer.global_rank if self.trainer else 0
+        scenes = CurriculumScenes(
+            self.stages, self.seed, self.start, rank, self.textures, self.is_mixed
         )
-        scenes = CurriculumScenes(self.stages, self.seed, step, rank, self.textures, self.is_mixed)
         return DataLoader(
             scenes,
             batch_size=None,

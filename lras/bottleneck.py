@@ -86,7 +86,9 @@ class LFQ(nn.Module):
     def _entropy_penalty(self, unit: Float[Tensor, "cells latent"]) -> Float[Tensor, ""]:
         """Mean entropy of each cell's code minus entropy of the mean code, in nats."""
         chance = torch.sigmoid(4 * unit / (self.temperature * math.sqrt(self.bits)))
-        return _bit_entropy(chance).sum(-1).mean() - _bit_entropy(_global_mean(chance)).sum()
+        # Ranks may validate different numbers of batches, so they only meet in training.
+        mean = _global_mean(chance) if self.training else chance.mean(0)
+        return _bit_entropy(chance).sum(-1).mean() - _bit_entropy(mean).sum()
 
     def embed(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n latent"]:
         bit = (codes[..., None] & self.weights) > 0

@@ -133,7 +133,8 @@ def _fill(model: nn.Module, weights: dict[str, torch.Tensor], about: dict, path:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
-            f"the weights at {path} do not fit their config: {str(error).splitlines()[1].strip()}"
+            f"the weights at {path} do not fit their config "
+            f"({str(error).splitlines()[1].strip()}); pass the run that wrote both."
         ) from error
     model.eval().requires_grad_(False)
     quantizer = model if isinstance(model, Quantizer) else model.quantizer

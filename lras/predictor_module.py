@@ -17,6 +17,8 @@ from lras.predictor import FramePredictor
 from lras.quantizer import Quantizer
 from lras.sequence import random_orders
 
+TRAINING, VALIDATION = 2, 3  # salts: no two random streams of one seed are the same
+
 
 class PredictorModule(L.LightningModule):
     """Nats per code of frame 1, patches in a fresh random order for every sample.
@@ -66,14 +68,14 @@ class PredictorModule(L.LightningModule):
         return self.predictor(codes0, codes1, order0, order1[:, :kept], grid)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        seed, share = self._order_seed(self.global_step), batch.get("frame1_share", 1.0)
+        seed, share = self._order_seed(TRAINING, self.global_step), batch.get("frame1_share", 1.0)
         nats = self.nats(batch["frames"], seed, share)
         loss = nats.mean()
         self.log("train/nats_per_code", loss.detach(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        nats = self.nats(batch["frames"], self._order_seed(-1 - batch_index))
+        nats = self.nats(batch["frames"], self._order_seed(VALIDATION, batch_index))
         size = len(nats)
         self.log("val/nats_per_code", nats.mean(), prog_bar=True, sync_dist=True, batch_size=size)
         # By how much of frame 1 was already given: the first and the last quarter of the patches.
@@ -84,8 +86,8 @@ class PredictorModule(L.LightningModule):
 
     test_step = validation_step
 
-    def _order_seed(self, step: int) -> int:
-        return hash((self.seed, step, self.global_rank)) % 2**63
+    def _order_seed(self, stream: int, step: int) -> int:
+        return hash((stream, self.seed, step, self.global_rank)) % 2**63
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer(self.predictor)

@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lras.checkpoint import describe
@@ -34,8 +35,9 @@ class QuantizerModule(L.LightningModule):
         generator = torch.Generator().manual_seed(self.seed)
         side = min(f.shape[-1] for f in frames)  # curriculum stages differ in size
         self.quantizer.initialize(torch.cat([f[..., :side, :side] for f in frames]), generator)
-        for parameter in bottleneck.parameters():
-            parameter.data = self.trainer.strategy.broadcast(parameter.data)
+        if dist.is_available() and dist.is_initialized():
+            for value in (*bottleneck.parameters(), *bottleneck.buffers()):
+                dist.broadcast(value.data, src=0)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         error, penalty, codes = self.quantizer(single_frames(batch["frames"]))

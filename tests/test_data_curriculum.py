@@ -1,5 +1,8 @@
 """The curriculum: stages in turn, batches that depend on (seed, step, rank) alone."""
 
+from pathlib import Path
+
+import lightning as L
 import pytest
 import torch
 
@@ -25,7 +28,7 @@ def test_stages_come_in_turn_with_their_own_size_batch_and_share():
 
 def test_a_run_that_starts_later_sees_the_same_batches():
     whole, rest = scenes(), scenes(start=3)
-    assert len(rest) == 2
+    assert len(rest) == 2 and rest[0]["key"][0] == "step3/0"
     assert all(torch.equal(a["frames"], b["frames"]) for a, b in zip(whole[3:], rest, strict=True))
 
 
@@ -58,3 +61,35 @@ def test_an_empty_curriculum_is_refused_and_steps_can_be_scaled():
     with pytest.raises(ValueError, match=r"data\.stages is empty"):
         SyntheticDataModule([])
     assert SyntheticDataModule(STAGES, steps_scale=0.1).total_steps == 2
+
+
+class KeepsKeys(L.LightningModule):
+    """Trains one number and remembers which batches it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(())), []
+
+    def training_step(self, batch: dict, batch_index: int) -> torch.Tensor:
+        self.seen.append(batch["key"][0])
+        return self.weight.square()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_plain_trainer_resumed_from_a_checkpoint_sees_every_batch_once(stop, tmp_path):
+    def fit(max_steps: int, ckpt: Path | None = None) -> tuple[list[str], L.Trainer]:
+        module = KeepsKeys()
+        trainer = L.Trainer(
+            accelerator="cpu", max_steps=max_steps, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(module, SyntheticDataModule(STAGES, textures=4), ckpt_path=ckpt)
+        return module.seen, trainer
+
+    before, trainer = fit(stop)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    after, _ = fit(5, tmp_path / "half.ckpt")
+    assert before + after == [f"step{step}/0" for step in range(5)]

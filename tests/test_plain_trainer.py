@@ -113,7 +113,7 @@ def test_plain_trainer_trains_the_same_weights_with_and_without_the_probe(tmp_pa
 
     probe = FlowProbe({"held_out": pairs}, every_n_steps=2, tracer=TracerConfig(num_masks=2))
     assert states_equal(trained(), trained(probe))
-    assert [point["step"] for point in probe.history] == [2, 4, 6]
+    assert [point["step"] for point in probe.history] == [0, 2, 4, 6]
     assert json.loads((tmp_path / "probe.json").read_text()) == probe.history
 
 

@@ -49,6 +49,10 @@ class FlowProbe(L.Callback):
         self.history: list[dict[str, float]] = []
         self._baselines: dict[str, dict[str, float]] = {}
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step == 0:  # the curve begins with the untrained model
+            self.probe(trainer, pl_module)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:

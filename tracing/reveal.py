@@ -22,6 +22,9 @@ class Masks:
         return Masks(self.reveal.to(device), self.order0.to(device), self.order1.to(device))
 
 
+SALT = 2**32  # scenes and query points of the same seed must not share a stream with the masks
+
+
 def draw_masks(num_patches: int, num_masks: int, reveal_ratio: float, seed: int) -> Masks:
     """Random masks that each reveal exactly ``round(reveal_ratio * num_patches)`` patches.
 
@@ -36,7 +39,7 @@ def draw_masks(num_patches: int, num_masks: int, reveal_ratio: float, seed: int)
             f"reveal_ratio={reveal_ratio} reveals {num_revealed} of {num_patches} patches; "
             "at least one must stay hidden to be traced to (try 0.25)."
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + SALT)
     reveal = torch.zeros(num_masks, num_patches, dtype=torch.bool)
     order0, order1 = [], []
     for mask in reveal:

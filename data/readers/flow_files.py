@@ -38,7 +38,7 @@ def read_flow(
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no flow file {path}.")
+        raise ValueError(f"no flow file {path}; check the path.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path} is of no known flow format; known: {' '.join(_READERS)}.")
@@ -66,10 +66,15 @@ def write_flow(
 def _read_flo(path: Path) -> tuple[np.ndarray, np.ndarray]:
     content = path.read_bytes()
     if len(content) < FLO_HEADER_BYTES:
-        raise ValueError(f"{path} has {len(content)} bytes, too few for the header of a .flo file.")
+        raise ValueError(
+            f"{path} has {len(content)} bytes, too few for a .flo header; copy it again."
+        )
     magic = np.frombuffer(content, "<f4", 1)[0]
     if magic != np.float32(FLO_MAGIC):
-        raise ValueError(f"{path} is no .flo file: it begins with {magic}, not {FLO_MAGIC}.")
+        raise ValueError(
+            f"{path} is no .flo file: it begins with {magic}, not {FLO_MAGIC}; "
+            "save it again as .flo, or rename it."
+        )
     width, height = (int(side) for side in np.frombuffer(content, "<i4", 2, offset=4))
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
         raise ValueError(f"{path} states a size of {width}x{height} px; the file is damaged.")

@@ -215,7 +215,9 @@ class _Answers:
         self.num_pairs += len(points)
         self.parts.append(tuple(t[scored] for t in (points, xy, target, *to_256, number)))
         if traces.never_hidden is not None:
-            revealed = _target_revealed(traces.never_hidden.cpu(), target, frame_hw, patch_px)
+            seen_hw = getattr(tracer, "input_hw", frame_hw)  # a tracer may resize the frames
+            inside = rescale_points(target, frame_hw, seen_hw)
+            revealed = _target_revealed(traces.never_hidden.cpu(), inside, seen_hw, patch_px)
             self.revealed.append(revealed[scored])
 
 

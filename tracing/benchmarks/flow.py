@@ -76,11 +76,12 @@ def resized_pairs(pairs: PointPairs, hw: tuple[int, int]) -> PointPairs:
 class Resized:
     """A tracer that is shown frames stretched to ``hw`` and answers in pixels of the originals.
 
-    ``never_hidden`` is left out, since it counts patches of the resized frames.
+    ``never_hidden`` counts patches of the resized frames, whose size ``input_hw`` says.
     """
 
     def __init__(self, tracer: Tracer, hw: tuple[int, int]) -> None:
         self.tracer, self.hw, self.needs_model = tracer, hw, tracer.needs_model
+        self.input_hw = hw
         self.name = f"{tracer.name}@{hw[0]}x{hw[1]}"
 
     def __call__(
@@ -99,6 +100,7 @@ class Resized:
             peak_kl=traces.peak_kl,
             maps=traces.maps,
             flipped_codes=traces.flipped_codes,
+            never_hidden=traces.never_hidden,
         )
 
 

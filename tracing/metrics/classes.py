@@ -102,7 +102,12 @@ class _VideoMean(_Ratio):
     ) -> None:
         evaluated = functional.evaluated_frames(query_frame, visible.shape[1], self.mode)
         score = self._score(pred, target, pred_visible, visible, evaluated)
-        self._add(score.nan_to_num(0.0), score.isfinite().double())
+        # Undefined even for a perfect answer: nothing to score. A NaN that was predicted stays.
+        nowhere = torch.zeros_like(target)
+        perfect = self._score(nowhere, nowhere, pred_visible, visible, evaluated)
+        self._add(
+            score if perfect.isfinite() else perfect.new_zeros(()), perfect.isfinite().double()
+        )
 
     def _score(
         self, pred: Tensor, target: Tensor, pred_visible: Tensor, visible: Tensor, evaluated: Tensor
