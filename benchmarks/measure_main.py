@@ -89,7 +89,8 @@ def scenes(name: str, experiment: str, scene: str, seed: int, done: Path | None)
     run_dir = done or train(name, experiment, f"seed={seed}")
     out, log = WORK / f"{name}-eval", keep_logs(run_dir, name)
     words = ["eval.py", f"ckpt={run_dir}", "task=synthetic", f"scene={scene}", "report=true"]
-    words += ["num_pairs=64"] if scene == "hard" else []  # of four points each
+    # Hard scenes: fewer pairs (of four points each) and more masks, in about the same time.
+    words += ["num_pairs=64", "tracer.cfg.num_masks=24"] if scene == "hard" else []
     seconds = run(WORK / f"{name}.out", *words, "controls=true", f"hydra.run.dir={out}")
     figures, note = figures_of(json.loads((out / "results.json").read_text())), note_of(run_dir)
     spent = note["seconds"] + (seconds if scene == "easy" else 0)
