@@ -1,9 +1,11 @@
 """Who is moved by Muon and who by AdamW, and how the learning rate goes."""
 
+import doctest
 from itertools import pairwise
 
 import torch
 
+import lras.optim
 from lras.config import PredictorConfig
 from lras.optim import adamw, muon, split_parameters, warmup_stable_decay
 from lras.predictor import FramePredictor
@@ -43,3 +45,8 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     rates = [warmup_stable_decay(step, 10, 50, 100) for step in range(101)]
     assert rates[0] == 0.1 and rates[9:51] == [1.0] * 42
     assert rates[100] == 0.0 and all(a > b for a, b in pairwise(rates[50:]))
+
+
+def test_the_schedule_says_in_its_docstring_what_it_does():
+    results = doctest.testmod(lras.optim)
+    assert results.attempted and not results.failed
