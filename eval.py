@@ -4,7 +4,6 @@ Thin on purpose: it loads the model, lines up tracers, baselines and controls on
 writes results.json, a table, the points, pictures and (``report=true``) one page to look at.
 """
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +11,12 @@ from pathlib import Path
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from doors import one_sentence
 from lras.checkpoint import load
 from lras.next_frame import NextFrame
 from lras.predictor import FramePredictor
@@ -93,21 +92,14 @@ def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
 def main(cfg: DictConfig) -> None:
     out = Path(HydraConfig.get().runtime.output_dir)
     console = Console(width=None if sys.stdout.isatty() else evaluation.TABLE_WIDTH)
-    try:
+
+    def tidy() -> None:
+        if not any(out.iterdir()):
+            out.rmdir()
+
+    with one_sentence(tidy):
         for path in run(cfg, out, console):
             console.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
-        return
-    except (ValueError, FileNotFoundError) as error:
-        problem: BaseException = error
-    except InstantiationException as error:  # hydra wraps what a constructor raises
-        if not isinstance(error.__cause__, ValueError | FileNotFoundError):
-            raise  # hydra's own sentence, with the place in the config
-        problem = error.__cause__
-    if os.environ.get("HYDRA_FULL_ERROR"):
-        raise problem
-    if not any(out.iterdir()):
-        out.rmdir()
-    sys.exit(f"error: {problem}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ In five seconds, to see the wiring: ``python train.py experiment=smoke``.
 """
 
 import logging
-import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -15,10 +13,10 @@ import hydra
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from doors import one_sentence
 from lras.checkpoint import load_quantizer, save
 from lras.predictor_module import PredictorModule
 from lras.quantizer import Quantizer
@@ -93,21 +91,13 @@ def train(cfg: DictConfig) -> Path:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
     out = Path(HydraConfig.get().runtime.output_dir)
-    try:
+
+    def tidy() -> None:
+        if {path.name for path in out.iterdir()} <= {"config", "train.log"}:
+            shutil.rmtree(out)  # nothing was trained: leave nothing behind
+
+    with one_sentence(tidy):
         train(cfg)
-        return
-    except (ValueError, FileNotFoundError) as error:
-        problem: BaseException = error
-    except InstantiationException as error:  # hydra wraps what a constructor raises
-        if not isinstance(error.__cause__, ValueError | FileNotFoundError):
-            raise  # hydra's own sentence, with the place in the config
-        problem = error.__cause__
-    if os.environ.get("HYDRA_FULL_ERROR"):
-        raise problem
-    if {path.name for path in out.iterdir()} <= {"config", "train.log"}:
-        shutil.rmtree(out)  # nothing was trained: leave nothing behind
-    # An error from a loader's worker carries its traceback; its last line is the sentence.
-    sys.exit(f"error: {str(problem).strip().splitlines()[-1].removeprefix('ValueError: ')}")
 
 
 if __name__ == "__main__":
