@@ -51,6 +51,14 @@ def build_quantizer(cfg: DictConfig, data: L.LightningDataModule, out: Path) -> 
 
 def train(cfg: DictConfig) -> Path:
     """Run the whole config; returns the run's folder."""
+    if OmegaConf.is_missing(cfg.data, "stages"):
+        known = sorted(
+            path.stem for path in (Path(__file__).parent / "configs/experiment").glob("*")
+        )
+        raise ValueError(
+            f"no experiment is named, so there is nothing to train on; type python train.py "
+            f"experiment=demo (there are: {', '.join(known)})."
+        )
     started, origin = time.time(), provenance(cfg.seed)
     out = Path(HydraConfig.get().runtime.output_dir)
     torch.set_num_threads(cfg.threads or torch.get_num_threads())

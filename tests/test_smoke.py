@@ -220,6 +220,12 @@ def test_bad_input_ends_training_with_one_sentence_before_it_starts(
     assert not (tmp_path / "out").exists()
 
 
+def test_training_without_an_experiment_says_which_there_are(knock, tmp_path):
+    status, said = knock(train_door)
+    assert status == 1 and said.startswith("error: no experiment is named") and "demo" in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_door_in_a_process_of_its_own_shows_no_traceback(tmp_path):
     done = command("eval.py", "tracer=kl", f"hydra.run.dir={tmp_path / 'out'}")
