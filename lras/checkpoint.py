@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         state = torch.load(ckpt, map_location="cpu", weights_only=True)
         about, weights = state["lras"], state["state_dict"]
-    except Exception as error:
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
         raise ValueError(
             f"{ckpt} is not a checkpoint of this project ({type(error).__name__}); pass a run "
             f"folder or .ckpt written by train.py."

@@ -6,7 +6,7 @@ from reference.slow_scene import follow
 
 from data.coords import pixel_centers, sample_at
 from data.synthetic import SceneConfig, SceneSampler, point_pairs, roughness
-from data.textures import noise_textures, texture_bank
+from data.textures import EVALUATION_PHOTOS, TRAINING_PHOTOS, noise_textures, texture_bank
 
 HARD = SceneConfig(
     size=24, max_motion_px=5.0, sprites=2, min_sprites=1, rotation_deg=8.0, scale=0.1, still=0.0
@@ -105,6 +105,13 @@ def test_training_and_evaluation_textures_never_meet():
     train = {texture.numpy().tobytes() for texture in texture_bank("train", 0, 20, 32)}
     held_out = {texture.numpy().tobytes() for texture in texture_bank("eval", 0, 20, 32)}
     assert len(train) == len(held_out) == 20 and not train & held_out
+    photos = [
+        {f"{package}/{name}" for package, names in split.items() for name in names}
+        for split in (TRAINING_PHOTOS, EVALUATION_PHOTOS)
+    ]
+    assert all(photos) and not photos[0] & photos[1]
+    # Half of a Middlebury stereo pair that flow evaluations use must never be a texture.
+    assert not any("motorcycle" in name for name in photos[0] | photos[1])
 
 
 def test_roughness_ranks_white_noise_above_a_smooth_ramp():

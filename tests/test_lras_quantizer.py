@@ -27,19 +27,20 @@ def quantizer(cfg: QuantizerConfig) -> tuple[Quantizer, torch.Tensor]:
 @pytest.mark.parametrize("cfg", CONFIGS, ids=lambda c: f"{c.bottleneck}{c.hidden}")
 def test_changing_one_cell_changes_no_other_code(cfg):
     made, frames = quantizer(cfg)
+    if cfg.hidden:  # fresh cell MLPs hardly speak; let different pixels have different codes
+        with torch.no_grad():
+            made.encoder[-1].weight *= 100
     before = made.encode(frames)
-    frames[1, :, 4:8, 8:12] = 1 - frames[1, :, 4:8, 8:12]
-    changed = (made.encode(frames) != before).nonzero().tolist()
-    assert changed in ([], [[1, 1, 2]])
-    for value in (0.0, 1.0):
+    changed = set()
+    for value in (0.0, 0.5, 1.0):
         frames[1, :, 4:8, 8:12] = value
-        assert all(
-            where == [1, 1, 2] for where in (made.encode(frames) != before).nonzero().tolist()
-        )
+        changed |= {tuple(where) for where in (made.encode(frames) != before).nonzero().tolist()}
+    assert changed == {(1, 1, 2)}  # its own code does follow the pixels
     with_codes = made.decode(before)
     altered = before.clone()
     altered[0, 2, 3] = (altered[0, 2, 3] + 1) % cfg.num_codes
     moved = (made.decode(altered) != with_codes).any(1).nonzero()
+    assert len(moved)
     assert (
         (moved[:, 0] == 0).all() and (moved[:, 1] // 4 == 2).all() and (moved[:, 2] // 4 == 3).all()
     )
@@ -72,8 +73,6 @@ def test_a_few_steps_of_training_lower_the_reconstruction_error(cfg):
 
 def test_autocast_does_not_flip_codes():
     made, frames = quantizer(CONFIGS[0])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(made.encode(frames), Quantizer.encode(made, frames))
     plain = made.encode(frames)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(made.encode(frames), plain)
