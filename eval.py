@@ -21,7 +21,6 @@ from lras.checkpoint import load
 from lras.next_frame import NextFrame
 from lras.predictor import FramePredictor
 from tracing.benchmarks import evaluation
-from tracing.benchmarks.base import evaluate
 from tracing.benchmarks.provenance import provenance
 from tracing.config import TracerConfig
 from tracing.kl_tracer import KLTracer
@@ -48,7 +47,8 @@ def protocol(cfg: DictConfig, tracer: TracerConfig, model: NextFrame | None, abo
         how["fingerprint"] = evaluation.fingerprint(model.state_dict())
         how["quantizer_fingerprint"] = model.quantizer.fingerprint()
         how["rgb"] = "expected RGB: the mean over all samples, not over a few"
-    how["points_per_pair"] = cfg.task.points_per_pair
+    if "points_per_pair" in cfg.task:
+        how["points_per_pair"] = cfg.task.points_per_pair
     return how | {"tracer_config": asdict(tracer)} | about
 
 
@@ -74,7 +74,8 @@ def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
     floor = task.floor(patch_px, tracer_cfg, model.code_px if model and on_cells else patch_px)
 
     parts = track(task.parts, "tracing", console=console, transient=True)
-    every = evaluate([*line_up, *controls], parts, cfg.seed, patch_px=patch_px, paired_with=kl)
+    score = evaluation.scores_of(task)
+    every = score([*line_up, *controls], parts, cfg.seed, patch_px=patch_px, paired_with=kl)
     rows, failing = every[: len(line_up)], every[len(line_up) :]
 
     pictures = evaluation.arrow_pictures(rows[0], task.parts, 2) | task.pictures(rows)

@@ -211,14 +211,19 @@ def point_pairs(
     generator: torch.Generator,
     min_motion_px: float = 0.0,
     name: str = "synthetic",
+    max_motion_px: float = math.inf,
+    visible_only: bool = True,
 ) -> PointPairs:
-    """Query points drawn uniformly over visible pixels that move at least ``min_motion_px``.
+    """Query points drawn uniformly over pixels that move by ``min_motion_px`` to ``max_motion_px``.
 
     Points are pixel centers. Pairs with too few such pixels are padded (``valid`` False).
+    ``visible_only`` leaves out pixels that are hidden in frame 1.
     """
     batch, _, height, width = scenes.flow.shape
     length = scenes.flow.norm(dim=1)
-    eligible = (scenes.visible & (length >= min_motion_px)).flatten(1)
+    eligible = ((length >= min_motion_px) & (length <= max_motion_px)).flatten(1)
+    if visible_only:
+        eligible &= scenes.visible.flatten(1)
     noise = torch.rand(batch, height * width, generator=generator)
     ranked = noise.masked_fill(~eligible, -1.0).topk(points_per_pair, dim=1)
     centers = pixel_centers(height, width).flatten(0, 1)
@@ -231,7 +236,8 @@ def point_pairs(
         frame1=scenes.frame1,
         points=points,
         target=points + moved,
-        visible=valid.clone(),
+        visible=valid & torch.gather(scenes.visible.flatten(1), 1, ranked.indices),
         valid=valid,
         name=name,
+        layer=torch.gather(scenes.layer.flatten(1), 1, ranked.indices),
     )

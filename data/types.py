@@ -6,7 +6,7 @@ corner is (0, 0) and the center of its first pixel (0.5, 0.5).
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 
@@ -50,7 +50,8 @@ class PointPairs:
     """Two-frame queries with ground truth: where ``points`` of frame 0 are in frame 1.
 
     ``visible`` is False where the target is hidden in frame 1; ``valid`` is False on rows that
-    only pad a pair to the common number of points and are never scored.
+    only pad a pair to the common number of points and are never scored. ``layer`` says what a
+    point sits on, 0 = background, then front to front-most sprite; None where nobody knows.
     """
 
     frame0: Float[Tensor, "pairs 3 height width"]
@@ -60,3 +61,4 @@ class PointPairs:
     visible: Bool[Tensor, "pairs points"]
     valid: Bool[Tensor, "pairs points"]
     name: str
+    layer: Int[Tensor, "pairs points"] | None = None

@@ -1,6 +1,7 @@
 """Writers of tiny fake data sets in their true layouts, with contents that tests can predict."""
 
 import json
+import pickle
 from pathlib import Path
 
 import av
@@ -118,3 +119,40 @@ def write_flow_pair(
         cv2.imwrite(str(folder / "valid.png"), valid)
         cv2.imwrite(str(folder / "occluded.png"), occluded)
     return folder
+
+
+def fake_track(
+    shift: tuple[int, int] = (2, 1), num_frames: int = 4, size: tuple[int, int] = (24, 32), seed=0
+) -> dict:
+    """One TAP-Vid entry: noise that moves by ``shift`` = (u, v) px a frame, wrapping round.
+
+    Three points on pixel centers: 0 is always in view, 1 from frame 1 on, 2 hidden in the last.
+    """
+    height, width = size
+    still = noise_video(1, height, width, seed)[0]
+    frames = [still.roll((shift[1] * t, shift[0] * t), dims=(1, 2)) for t in range(num_frames)]
+    start = np.array([[4.5, 5.5], [8.5, 3.5], [10.5, 8.5]])
+    moved = start[:, None] + np.arange(num_frames)[None, :, None] * np.array(shift)
+    occluded = np.zeros((3, num_frames), bool)
+    occluded[1, 0] = occluded[2, -1] = True
+    return {
+        "video": rearrange(torch.stack(frames), "t c h w -> t h w c").numpy(),
+        "points": (moved / [width, height]).astype(np.float32),
+        "occluded": occluded,
+    }
+
+
+def as_jpegs(track: dict, how: str = "object") -> dict:
+    """The entry with its frames as JPEG files: an array of objects, a byte-string array, a list."""
+    files = [
+        cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes()
+        for frame in track["video"]
+    ]
+    kinds = {"object": lambda: np.array(files, object), "bytes": lambda: np.array(files)}
+    return track | {"video": kinds[how]() if how in kinds else files}
+
+
+def write_tracks(path: Path, videos: dict | list, protocol: int = 4) -> Path:
+    """A pickle as TAP-Vid ships them."""
+    path.write_bytes(pickle.dumps(videos, protocol=protocol))
+    return path

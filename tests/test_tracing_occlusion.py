@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tracing.occlusion import best_threshold, is_visible
+from tracing.occlusion import best_threshold, cross_fitted_visible, is_visible
 
 
 def accuracy_at(threshold, peak, visible):
@@ -45,3 +45,31 @@ def test_calibration_finds_what_brute_force_finds(seed):
 def test_nothing_to_calibrate_on_is_refused(peak):
     with pytest.raises(ValueError, match="finite"):
         best_threshold(peak, torch.ones(len(peak), dtype=torch.bool))
+
+
+def test_each_half_is_judged_by_the_threshold_of_the_other():
+    peak = torch.tensor([0.1, 0.4, 0.5, 1.0, 3.0, 4.0])
+    visible = torch.tensor([False, True, True, False, True, True])
+    fold = torch.arange(6) >= 3
+    called, (outside, inside) = cross_fitted_visible(peak, visible, fold)
+    assert (outside, inside) == pytest.approx((2.0, 0.25))
+    assert called.tolist() == [False, False, False, True, True, True]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_point_has_a_say_in_its_own_threshold(seed):
+    generator = torch.Generator().manual_seed(seed)
+    peak = torch.rand(14, generator=generator)
+    visible = torch.rand(14, generator=generator) < 0.5
+    fold = torch.rand(14, generator=generator) < 0.5
+    called, thresholds = cross_fitted_visible(peak, visible, fold)
+    assert thresholds[0] == best_threshold(peak[fold], visible[fold])[0]
+    flipped = torch.where(fold, ~visible, visible)  # other truth inside the fold alone
+    again, _ = cross_fitted_visible(peak, flipped, fold)
+    assert torch.equal(called[fold], again[fold])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_half_without_points_is_refused(inside):
+    with pytest.raises(ValueError, match="both halves"):
+        cross_fitted_visible(torch.ones(3), torch.ones(3).bool(), torch.full((3,), inside))

@@ -64,6 +64,40 @@ def test_the_page_holds_every_number_and_nothing_from_outside(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+def tracks(**extra):
+    def one(name, epe):
+        occlusion = {"rule": "everything is called visible"}
+        own = {"ad": epe / 2, "oa": 0.875, "aj": 0.4375, "occlusion": occlusion}
+        return row(name, epe, **own) | {"epe_interval": None}
+
+    lost = dict.fromkeys(("epe", "ad", "delta_avg", "oa", "aj"))
+    seen = {"epe": 7.25, "ad": 3.5, "delta_avg": 0.25, "oa": 1.0, "aj": 0.1875}
+    scores = {"kl": seen, "dis": lost}
+    versus = {"name": "kl", "difference": 1.5, "interval": None, "excludes_zero": None}
+    dataset = {"name": "davis", "num_pairs": 4, "num_points": 77, "resolution_hw": [256, 256]}
+    dataset |= {"num_videos": 3, "num_unscorable": 1, "part": "3 of 30 videos"}
+    return results(
+        dataset=dataset,
+        tracers=[one("kl", 2.5), one("dis", 4.0) | {"paired_vs": versus, "ratio_to_zero": None}],
+        controls=[one("untrained", 9.0)],
+        videos=[{"name": "goat & co", "num_points": 5, "scores": scores}],
+        **extra,
+    )
+
+
+def test_the_page_of_point_tracks_has_their_columns_and_a_row_a_video(tmp_path):
+    write_report(tracks(), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    for said in ("<th>AD (px)</th>", "<th>OA</th>", "<th>AJ</th>", "0.875", "0.438", "1.250"):
+        assert said in text
+    assert "+1.500 vs kl" in text
+    assert "goat &amp; co</td><td>5</td><td>7.25</td><td>0.188</td><td>–</td><td>–</td>" in text
+    assert "of 3 videos (1 without a point to score), not the whole file but 3 of 30" in text
+    assert "None" not in text and "null" not in text
+    write_report(results(), tmp_path / "report.html")
+    assert "<th>AJ</th>" not in (tmp_path / "report.html").read_text()
+
+
 def test_curve_and_pictures_are_embedded_as_they_are(tmp_path):
     save_png(epe_curve_figure([{"step": 0, "epe": 1.0}], {}), tmp_path / "one.png")
     curve = [{"step": 0, "epe": 4.0}, {"step": 100, "epe": 1.5, "stage": 1}]

@@ -43,3 +43,28 @@ def best_threshold(
     accuracy = torch.where(can_cut, hits_below + hits_above, -1).double() / len(peaks)
     best = int(accuracy.argmax())  # first of the equal ones: the lowest threshold
     return float(cuts[best]), float(accuracy[best])
+
+
+def cross_fitted_visible(
+    peak_kl: Float[Tensor, " points"],
+    visible: Bool[Tensor, " points"],
+    fold: Bool[Tensor, " points"],
+) -> tuple[Bool[Tensor, " points"], tuple[float, float]]:
+    """Who is called visible when each half is judged by the threshold that is best for the other.
+
+    No point has a say in the threshold it is judged by. Thresholds are in nats: first the one that
+    judges the points outside ``fold``, chosen on those inside, then the other way round.
+
+    Raises:
+        ValueError: a half has no points, or a peak is not a finite number.
+    """
+    if not (fold.any() and (~fold).any()):
+        raise ValueError(
+            f"cross-fitting needs points in both halves, got {int((~fold).sum())} and "
+            f"{int(fold.sum())}; use a fixed threshold for so few."
+        )
+    outside, _ = best_threshold(peak_kl[fold], visible[fold])
+    inside, _ = best_threshold(peak_kl[~fold], visible[~fold])
+    exact = peak_kl.double()  # subtle: a threshold may lie between two neighbors of float32
+    called = torch.where(fold, is_visible(exact, inside), is_visible(exact, outside))
+    return called, (outside, inside)

@@ -6,10 +6,14 @@ The one schema of ``results.json`` (every task writes it; keys marked ? may be m
      "protocol": {name: value, ...},          # query mode, placement, masks, read-out, ...
      "dataset": {"name": str, "num_pairs": int, "num_points": int,
                  "resolution_hw": [h, w] | null,     # null: pairs differ in size
-                 "input_hw"?: [h, w]},               # what the model was given, if resized
+                 "input_hw"?: [h, w],                # what the model was given, if resized
+                 "num_videos"?: int, "num_unscorable"?: int,         # of point tracks
+                 "part"?: str},                      # what was taken of a file, if not all
      "tracers": [row, ...],                   # ours and the baselines
      "controls": [row, ...],                  # tracers that must fail
      "pairs"?: [{"name", "resolution_hw", "num_points", "epe": {tracer: px}}, ...],
+     "videos"?: [{"name", "num_points", "scores": {tracer: {"epe", "ad", "delta_avg", "oa", "aj"}}},
+                 ...],                       # of point tracks
      "floor": float,                          # EPE in px of a perfect detector on the map's cells
      "curve"?: [{"step": int, "epe": float, ...}, ...],          # EPE while pretraining went on
      "curve_lines"?: {name: epe in px, ...},  # else zero motion and DIS of "tracers", and the floor
@@ -19,10 +23,14 @@ The one schema of ``results.json`` (every task writes it; keys marked ? may be m
     row = {"name": str, "epe": px, "epe_interval": [low, high], "median": px,
            "delta_avg": fraction, "hit": fraction, "ratio_to_zero": float,
            "target_revealed_share": fraction | null, "seconds": float,
-           "paired_vs": {"name", "difference": px, "interval": [low, high], "excludes_zero"} | null}
+           "paired_vs": {"name", "difference": px, "interval": [low, high], "excludes_zero"} | null,
+           "ad"?: px, "oa"?: fraction, "aj"?: fraction, "delta_1"? ... "delta_16"?: fraction,
+           "occlusion"?: {"rule": str, "split"?: str, "thresholds"?: [nats, nats]}}
 
 Pixels are those of the frames at ``resolution_hw``; delta_avg alone is taken at 256x256.
-Intervals are 95 % bootstrap over frame pairs.
+Intervals are 95 % bootstrap over frame pairs. Of point tracks (the keys marked ? of a row and
+``videos`` are there) every score is a mean over videos without those that have nothing to score,
+intervals are over videos, and null under 10 of them; a score that does not exist is null.
 """
 
 import base64
@@ -63,8 +71,17 @@ planted elsewhere or one of zero amplitude. A ratio well below 1 here would mean
 other than the trained model knows the answer.
 """
 
+_HOW_TO_READ_TRACKS = """
+<b>Point tracks:</b> every figure is the mean over videos, in pixels of frames stretched to
+256x256. <b>AD</b> is the EPE with the query frame counted in, as it is published; two-frame
+tracing is right there by construction. <b>OA</b> is the share of frames in which it was told right
+whether the point is in view, and <b>AJ</b> asks for both at once: the place, at the thresholds of
+delta_avg, and the visibility. EPE, AD and delta_avg look at visible points only.
+"""
+
 _COLUMNS = ("tracer", "EPE (px)", "95 %", "/ zero", "median (px)", "hit", "delta_avg")
 _COLUMNS += ("target revealed", "paired difference (px)", "seconds")
+_OF_TRACKS = {"ad": "AD (px)", "oa": "OA", "aj": "AJ"}  # further columns
 
 
 def write_report(results: dict, out: Path) -> None:
@@ -83,9 +100,13 @@ def write_report(results: dict, out: Path) -> None:
     title = f"Zero-shot flow: {results['task']}, {dataset['name']}"
     body = [f"<h1>{escape(title)}</h1>", f"<p>{_summary(dataset)}</p>"]
     body += ["<h2>How to read this</h2>", f"<p>{_HOW_TO_READ}</p>"]
+    if results.get("videos"):
+        body.append(f"<p>{_HOW_TO_READ_TRACKS}</p>")
     body += ["<h2>Tracers</h2>", _table(results["tracers"], results["floor"])]
     if results.get("pairs"):
         body += ["<h2>EPE (px) pair by pair</h2>", _pairs_table(results["pairs"])]
+    if results.get("videos"):
+        body += ["<h2>Video by video</h2>", _videos_table(results["videos"])]
     if results["controls"]:
         body += ["<h2>Controls</h2>", f"<p>{_CONTROLS}</p>", _table(results["controls"])]
     if results.get("curve"):
@@ -117,18 +138,26 @@ def _summary(dataset: dict) -> str:
         size = "of {}x{} px (height x width)".format(*dataset["resolution_hw"])
     given = dataset.get("input_hw")
     resized = " The model was given {}x{} px.".format(*given) if given else ""
+    videos = ""
+    if "num_videos" in dataset:
+        size = "scored at {}x{} px".format(*dataset["resolution_hw"])
+        left_out = dataset["num_unscorable"]
+        videos = f" of {dataset['num_videos']:,} videos ({left_out} without a point to score)"
+        if "part" in dataset:
+            videos += f", not the whole file but {escape(dataset['part'])},"
     return (
-        f"{dataset['num_points']:,} scored points in {dataset['num_pairs']:,} frame pairs {size}."
-        f"{resized}"
+        f"{dataset['num_points']:,} scored points in {dataset['num_pairs']:,} frame pairs{videos} "
+        f"{size}.{resized}"
     )
 
 
 def _table(rows: list[dict], floor: float | None = None) -> str:
-    head = "".join(f"<th>{title}</th>" for title in _COLUMNS)
+    further = [title for key, title in _OF_TRACKS.items() if rows and key in rows[0]]
+    head = "".join(f"<th>{title}</th>" for title in (*_COLUMNS, *further))
     lines = ["".join(f"<td>{cell}</td>" for cell in _cells(row)) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     if floor is not None:
-        empty = "<td></td>" * (len(_COLUMNS) - 2)
+        empty = "<td></td>" * (len(_COLUMNS) + len(further) - 2)
         body += f'<tr class="floor"><td>read-out floor</td><td>{floor:.3f}</td>{empty}</tr>'
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
@@ -144,25 +173,40 @@ def _pairs_table(pairs: list[dict]) -> str:
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
+def _videos_table(videos: list[dict]) -> str:
+    """EPE and AJ of every tracer, a row a video."""
+    names = [escape(name) for name in videos[0]["scores"]]
+    titles = [f"{name} {score}" for name in names for score in ("EPE", "AJ")]
+    head = "".join(f"<th>{title}</th>" for title in ("video", "points", *titles))
+    lines = []
+    for video in videos:
+        cells = [escape(video["name"]), f"{video['num_points']:,}"]
+        for scores in video["scores"].values():
+            cells += [_optional(scores["epe"], ".2f"), _optional(scores["aj"], ".3f")]
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
 def _cells(row: dict) -> list[str]:
-    low, high = row["epe_interval"]
-    revealed, paired = row.get("target_revealed_share"), row.get("paired_vs")
+    paired = row.get("paired_vs")
     difference = "–"
     if paired:
-        below, above = paired["interval"]
-        versus = escape(paired["name"])
-        difference = f"{paired['difference']:+.3f} [{below:+.3f}, {above:+.3f}] vs {versus}"
+        difference = _optional(paired["difference"], "+.3f")
+        if paired["interval"]:
+            difference += " [{:+.3f}, {:+.3f}]".format(*paired["interval"])
+        difference += f" vs {escape(paired['name'])}"
     return [
         escape(row["name"]),
-        f"{row['epe']:.3f}",
-        f"{low:.2f} – {high:.2f}",
+        _optional(row["epe"], ".3f"),
+        "{:.2f} – {:.2f}".format(*row["epe_interval"]) if row["epe_interval"] else "–",
         _optional(row["ratio_to_zero"], ".3f"),
-        f"{row['median']:.3f}",
-        f"{row['hit']:.3f}",
-        f"{row['delta_avg']:.3f}",
-        _optional(revealed, ".1%"),
+        _optional(row["median"], ".3f"),
+        _optional(row["hit"], ".3f"),
+        _optional(row["delta_avg"], ".3f"),
+        _optional(row.get("target_revealed_share"), ".1%"),
         difference,
         f"{row['seconds']:.1f}",
+        *(_optional(row[key], ".3f") for key in _OF_TRACKS if key in row),
     ]
 
 

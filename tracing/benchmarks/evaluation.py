@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from data.types import PointPairs
 from tracing.baselines import DIS, BestTranslation, NearestPatchColor, ZeroMotion
-from tracing.benchmarks.base import Row, Tracer, print_table, save_points
+from tracing.benchmarks.base import Row, Tracer, evaluate, print_table, save_points
+from tracing.benchmarks.track_rows import TrackRow
+from tracing.benchmarks.track_tables import print_track_table, print_videos, videos_table
 from tracing.config import TracerConfig
 from tracing.kl_tracer import KLTracer
 from tracing.protocol import NextFrameModel
@@ -67,10 +69,34 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class OwnScores(Protocol):
+    """A task that does not score pooled points; takes and gives what ``evaluate`` does."""
+
+    def score(
+        self,
+        tracers: Sequence[Tracer],
+        parts: Iterable[PointPairs],
+        seed: int,
+        *,
+        patch_px: int,
+        paired_with: str | None = None,
+    ) -> list[TrackRow]:
+        """One row for each tracer, in the order given."""
+        ...
+
+
+def scores_of(task: Task) -> Callable[..., Sequence[Row]]:
+    """What turns tracers and parts of this task into rows."""
+    return task.score if isinstance(task, OwnScores) else evaluate
+
+
 def on_device(pairs: PointPairs, device: str) -> PointPairs:
     """The same queries there."""
-    fields = ("frame0", "frame1", "points", "target", "visible", "valid")
-    return replace(pairs, **{field: getattr(pairs, field).to(device) for field in fields})
+    there = {
+        name: value.to(device) for name, value in vars(pairs).items() if isinstance(value, Tensor)
+    }
+    return replace(pairs, **there)
 
 
 def check_tracer(chosen: str, model: NextFrameModel | None) -> None:
@@ -140,12 +166,14 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 def results_of(task: Task, rows: Sequence[Row], controls: Sequence[Row], floor: float) -> dict:
     """The results as in ``tracing.report``, still without protocol and provenance."""
     about = task.about()
+    where = Path(about.get("root", about.get("path", task.name)))
     dataset = {
-        "name": about.get("scene", {}).get("name") or Path(about.get("root", task.name)).name,
-        "num_pairs": sum(len(part.points) for part in task.parts),
+        "name": about.get("scene", {}).get("name") or where.name,
+        "num_pairs": about.get("num_pairs") or sum(len(part.points) for part in task.parts),
         "num_points": len(rows[0].points),
     }
-    dataset |= {key: about[key] for key in ("resolution_hw", "input_hw") if key in about}
+    known = ("resolution_hw", "input_hw", "num_videos", "num_unscorable", "part")
+    dataset |= {key: about[key] for key in known if key in about}
     results = {
         "task": task.name,
         "dataset": dataset,
@@ -153,6 +181,8 @@ def results_of(task: Task, rows: Sequence[Row], controls: Sequence[Row], floor: 
         "controls": [row.as_dict() for row in controls],
         "floor": floor,
     }
+    if isinstance(rows[0], TrackRow):
+        results["videos"] = videos_table(rows)
     pairs = task.pairs_table(rows)
     return results | ({"pairs": pairs} if pairs else {})
 
@@ -231,13 +261,16 @@ def arrow_pictures(row: Row, parts: Iterable[PointPairs], count: int) -> Picture
 
 def show(results: dict, rows: Sequence[Row], controls: Sequence[Row], console: Console) -> None:
     """The tables of an evaluation, for the terminal or a text file."""
-    print_table(rows, results["floor"], console)
+    print_rows = print_track_table if isinstance(rows[0], TrackRow) else print_table
+    print_rows(rows, results["floor"], console)
     if controls:
         console.print("\ncontrols, which must fail")
-        print_table([replace(row, paired_vs=None) for row in controls], console=console)
+        print_rows([replace(row, paired_vs=None) for row in controls], console=console)
     if given := results["dataset"].get("input_hw"):
-        said = "EPE in px of the pairs as stored; the model was given {}x{} px"
-        console.print("\n" + said.format(*given))
+        pixels = "at 256x256" if "videos" in results else "of the pairs as stored"
+        console.print("\nEPE in px {}; the model was given {}x{} px".format(pixels, *given))
+    if "videos" in results:
+        print_videos(results, console)
     if pairs := results.get("pairs"):
         console.print(_pairs_table(pairs))
 

@@ -104,6 +104,20 @@ class Resized:
         )
 
 
+def at_sizes(tracer: Tracer, input_hw: tuple[int, int] | None) -> list[Tracer]:
+    """Zero motion as it is, DIS at both sizes, everything else at the input size (None: not)."""
+    if tracer.name == "zero_motion":
+        return [tracer]
+    resized: list[Tracer] = [Resized(tracer, input_hw)] if input_hw else []
+    if not isinstance(tracer, DIS):
+        return resized
+    if tracer.enlarge > 1:  # frames as stored are large enough
+        return []
+    native = DIS()
+    native.name = "dis@native"
+    return [native, *resized]
+
+
 class FlowParts(Sequence[PointPairs]):
     """One part for each folder, read anew whenever it is asked for."""
 
@@ -149,17 +163,7 @@ class FlowPairs:
         self.input_hw = None if input_px is None else (input_px, input_px)
 
     def adapt(self, tracer: Tracer) -> list[Tracer]:
-        """Zero motion as it is, DIS at both sizes, everything else at the input size."""
-        if tracer.name == "zero_motion":
-            return [tracer]
-        resized: list[Tracer] = [Resized(tracer, self.input_hw)] if self.input_hw else []
-        if not isinstance(tracer, DIS):
-            return resized
-        if tracer.enlarge > 1:  # frames as stored are large enough
-            return []
-        native = DIS()
-        native.name = "dis@native"
-        return [native, *resized]
+        return at_sizes(tracer, self.input_hw)
 
     def floor(self, patch_px: int, cfg: TracerConfig, map_px: int) -> float:
         """A perfect detector at the input size, its error in px of the pairs as stored.

@@ -1,5 +1,6 @@
 """Held-out synthetic query points with exact ground truth, as a seeded, fixed set."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -12,6 +13,8 @@ from tracing.benchmarks.base import Row, Tracer, readout_floor
 from tracing.benchmarks.evaluation import Pictures, on_device
 from tracing.config import TracerConfig
 
+FIELDS = ("frame0", "frame1", "points", "target", "visible", "valid", "layer")
+
 
 def synthetic_pairs(
     scene: SceneConfig,
@@ -20,10 +23,13 @@ def synthetic_pairs(
     min_motion_px: float = 4.0,
     seed: int = 0,
     name: str = "synthetic",
+    max_motion_px: float = math.inf,
+    visible_only: bool = True,
 ) -> PointPairs:
-    """Points uniform over visible pixels moving at least ``min_motion_px``, on held-out textures.
+    """Points uniform over pixels moving by the given range, on held-out textures.
 
-    Scenes without enough such pixels (a still camera, say) are drawn again, so every point counts.
+    ``visible_only`` leaves out pixels that are hidden in frame 1. Scenes without enough pixels to
+    choose from (a still camera, say) are drawn again, so every point counts.
 
     Raises:
         ValueError: scenes of this kind hardly ever hold such pixels.
@@ -35,24 +41,27 @@ def synthetic_pairs(
     while found < num_pairs:
         if drawn > 50 * num_pairs:
             raise ValueError(
-                f"only {found} of {drawn} scenes hold {points_per_pair} visible points that move "
-                f"{min_motion_px} px; lower min_motion_px or points_per_pair."
+                f"only {found} of {drawn} scenes hold {points_per_pair} points that move by "
+                f"{min_motion_px} to {max_motion_px} px; widen the range or lower points_per_pair."
             )
         pairs = point_pairs(
-            sampler.sample(num_pairs, generator), points_per_pair, generator, min_motion_px
+            sampler.sample(num_pairs, generator),
+            points_per_pair,
+            generator,
+            min_motion_px,
+            max_motion_px=max_motion_px,
+            visible_only=visible_only,
         )
         keep = pairs.valid.all(1).nonzero()[:, 0][: num_pairs - found]
         kept.append(select(pairs, keep))
         drawn, found = drawn + num_pairs, found + len(keep)
-    fields = ("frame0", "frame1", "points", "target", "visible", "valid")
-    joined = {f: torch.cat([getattr(part, f) for part in kept]) for f in fields}
+    joined = {f: torch.cat([getattr(part, f) for part in kept]) for f in FIELDS}
     return PointPairs(**joined, name=name)
 
 
 def select(pairs: PointPairs, index: torch.Tensor) -> PointPairs:
     """The pairs at ``index``."""
-    fields = ("frame0", "frame1", "points", "target", "visible", "valid")
-    return PointPairs(**{f: getattr(pairs, f)[index] for f in fields}, name=pairs.name)
+    return PointPairs(**{f: getattr(pairs, f)[index] for f in FIELDS}, name=pairs.name)
 
 
 class SyntheticScenes:
