@@ -6,27 +6,31 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lras.checkpoint import describe
 from lras.grid import PatchGrid
+from lras.held_out import HeldOut, counted, held_out_orders
 from lras.next_frame import NextFrame
 from lras.optim import muon, warmup_stable_decay
 from lras.predictor import FramePredictor
 from lras.quantizer import Quantizer
 from lras.sequence import random_orders
 
-TRAINING, VALIDATION = 2, 3  # salts: no two random streams of one seed are the same
+TRAINING = 2  # salt: no two random streams of one seed are the same
 
 
 class PredictorModule(L.LightningModule):
     """Nats per code of frame 1, patches in a fresh random order for every sample.
 
     Batches: ``frames`` uint8 (batch, 2, 3, height, width), frame 0 and frame 1, and optionally
-    ``frame1_share``: the share of frame 1's patches that a sequence holds. The quantizer is
-    frozen and lives in the same checkpoint. Orders are a pure function of (seed, step, rank), so a
-    resumed run draws what an undisturbed one would have drawn.
+    ``frame1_share``: the share of frame 1's patches that a sequence holds; validation also reads
+    ``gap``, ``key`` and, where there is one, ``weight`` (0 = only fills up the batch), and logs
+    what ``lras.held_out`` computes. The quantizer is frozen and lives in the same checkpoint.
+    Orders are a pure function of (seed, step) and of a sample's place among those of all ranks, so
+    a resumed run draws what an undisturbed one would have drawn, and N ranks what one rank would.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class PredictorModule(L.LightningModule):
         NextFrame(quantizer, predictor)
         self.predictor, self.quantizer = predictor, quantizer.requires_grad_(False)
         self.predictor.set_code_pixels(quantizer.code_pixels())
+        self.held_out = HeldOut(predictor.cfg.num_codes, predictor.cfg.codes_per_patch)
         self.make_optimizer = optimizer
         self.warmup_steps, self.decay_share, self.seed = warmup_steps, decay_share, seed
         if compile:
@@ -53,41 +58,80 @@ class PredictorModule(L.LightningModule):
         """The model as ``tracing`` sees it, sharing this module's weights."""
         return NextFrame(self.quantizer, self.predictor)
 
-    def nats(self, frames: Tensor, seed: int, frame1_share: float = 1.0) -> Tensor:
-        """Nats of the contents of frame 1, (batch, kept, codes) in sequence order."""
+    def whole_next_frame(self) -> NextFrame:
+        """A copy with whole weights on every rank, gathered where they are sharded.
+
+        All ranks must call it together; each then holds one more set of weights.
+        """
+        options = StateDictOptions(full_state_dict=True)
+        weights = get_model_state_dict(self.predictor, options=options)
+        with torch.device("meta"):  # draws nothing from the global random state
+            whole = FramePredictor(self.predictor.cfg)
+        whole.load_state_dict(weights, assign=True)
+        return NextFrame(self.quantizer, whole.requires_grad_(False)).eval()
+
+    def codes(self, frames: Tensor) -> tuple[PatchGrid, Tensor, Tensor]:
+        """The grid of these frames, and their codes, (batch, patches, codes) of frames 0 and 1."""
         cfg = self.predictor.cfg
         grid = PatchGrid(*frames.shape[-2:], cfg.patch_px, cfg.code_px)
         frame0, frame1 = (frames.float() / 255).unbind(1)
         codes0, codes1 = (grid.to_patches(self.quantizer.encode(f)) for f in (frame0, frame1))
-        generator = torch.Generator().manual_seed(seed)
-        order0, order1 = (
-            random_orders(len(frames), grid.num_patches, generator).to(frames.device)
-            for _ in range(2)
-        )
+        return grid, codes0, codes1
+
+    def nats(self, frames: Tensor, seed: int, frame1_share: float = 1.0) -> Tensor:
+        """Nats of the contents of frame 1, (batch, kept, codes) in sequence order."""
+        grid, codes0, codes1 = self.codes(frames)
+        order0, order1 = self._orders(len(frames), grid.num_patches, seed)
         kept = max(1, round(frame1_share * grid.num_patches))
         return self.predictor(codes0, codes1, order0, order1[:, :kept], grid)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        seed, share = self._order_seed(TRAINING, self.global_step), batch.get("frame1_share", 1.0)
-        nats = self.nats(batch["frames"], seed, share)
+        part = batch_index % self.trainer.accumulate_grad_batches
+        seed = self._order_seed(TRAINING, self.global_step, part)
+        nats = self.nats(batch["frames"], seed, batch.get("frame1_share", 1.0))
         loss = nats.mean()
-        self.log("train/nats_per_code", loss.detach(), prog_bar=True)
+        # Every rank's samples, or rank 0 would speak for its own alone.
+        self.log("train/nats_per_code", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        nats = self.nats(batch["frames"], self._order_seed(VALIDATION, batch_index))
-        size = len(nats)
-        self.log("val/nats_per_code", nats.mean(), prog_bar=True, sync_dist=True, batch_size=size)
-        # By how much of frame 1 was already given: the first and the last quarter of the patches.
-        quarter = max(1, nats.shape[1] // 4)
-        early, late = nats[:, :quarter].mean(), nats[:, -quarter:].mean()
-        self.log("val/nats_per_code_first_quarter", early, sync_dist=True, batch_size=size)
-        self.log("val/nats_per_code_last_quarter", late, sync_dist=True, batch_size=size)
+    def on_validation_epoch_start(self) -> None:
+        self.held_out.reset()
 
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Nats of every patch of frame 1, each sample in an order of its own that never changes."""
+        grid, codes0, codes1 = self.codes(batch["frames"])
+        order0, order1 = held_out_orders(batch["key"], grid.num_patches, self.seed)
+        nats = self.predictor(codes0, codes1, order0.to(codes0), order1.to(codes1), grid)
+        frames, gap, codes0, codes1, nats = (
+            counted(batch, rows) for rows in (batch["frames"], batch["gap"], codes0, codes1, nats)
+        )
+        self.held_out.update(nats, gap, codes0, codes1)
+        codes = grid.to_cells(torch.cat([codes0, codes1]))
+        with torch.autocast(codes.device.type, enabled=False):
+            decoded = self.quantizer.decode(codes)
+        self.held_out.quantizer.update(torch.cat(frames.unbind(1)).float() / 255, decoded, codes)
+
+    def on_validation_epoch_end(self) -> None:
+        values = {f"val/{name}": value for name, value in self.held_out.compute().items()}
+        main = {"val/nats_per_code": values.pop("val/nats_per_code")}
+        # Every rank holds the same values by now; sync_dist only tells Lightning so.
+        self.log_dict(main, prog_bar=True, sync_dist=True)
+        self.log_dict(values, sync_dist=True)
+
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
     test_step = validation_step
 
-    def _order_seed(self, stream: int, step: int) -> int:
-        return hash((stream, self.seed, step, self.global_rank)) % 2**63
+    def _orders(self, batch: int, patches: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Orders of both frames, drawn for the samples of all ranks; this rank's rows of them."""
+        rank, world = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        generator = torch.Generator().manual_seed(seed)
+        both = [random_orders(batch * world, patches, generator) for _ in range(2)]
+        own = slice(rank * batch, (rank + 1) * batch)
+        return both[0][own].to(self.device), both[1][own].to(self.device)
+
+    def _order_seed(self, purpose: int, step: int, part: int = 0) -> int:
+        """``part``: of the batches that one optimizer step accumulates, which one."""
+        return hash((purpose, self.seed, step, part)) % 2**63
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer(self.predictor)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lras.checkpoint import describe
+from lras.held_out import QuantizerQuality, counted
 from lras.quantizer import Quantizer
 
 
@@ -20,6 +21,7 @@ class QuantizerModule(L.LightningModule):
     def __init__(self, quantizer: Quantizer, lr: float = 1e-3, seed: int = 0) -> None:
         super().__init__()
         self.quantizer, self.lr, self.seed = quantizer, lr, seed
+        self.held_out = QuantizerQuality(quantizer.cfg.num_codes)
 
     def on_train_start(self) -> None:
         """Start a k-means codebook on the first batches, unless a checkpoint brought one."""
@@ -45,12 +47,20 @@ class QuantizerModule(L.LightningModule):
         self.log("quantizer/codes_used", used_share(codes, self.quantizer.cfg.num_codes))
         return error + 0.25 * penalty
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        error, _, codes = self.quantizer(single_frames(batch["frames"]))
-        self.log("quantizer/val_psnr_db", psnr_db(error), prog_bar=True, sync_dist=True)
-        used = used_share(codes, self.quantizer.cfg.num_codes)
-        self.log("quantizer/val_codes_used", used, sync_dist=True)
+    def on_validation_epoch_start(self) -> None:
+        self.held_out.reset()
 
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        frames = single_frames(counted(batch, batch["frames"]))
+        codes = self.quantizer.encode(frames)
+        self.held_out.update(frames, self.quantizer.decode(codes), codes)
+
+    def on_validation_epoch_end(self) -> None:
+        values = {f"quantizer/val_{k}": value for k, value in self.held_out.compute().items()}
+        # Every rank holds the same values by now; sync_dist only tells Lightning so.
+        self.log_dict(values, prog_bar=True, sync_dist=True)
+
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
     test_step = validation_step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
