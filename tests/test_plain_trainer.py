@@ -9,6 +9,7 @@ import torch
 from data.curriculum import Stage, SyntheticDataModule
 from data.datamodule import ClipDataModule
 from data.synthetic import SceneConfig
+from data.types import PointPairs
 from lras.checkpoint import CONFIG, WEIGHTS, load, save
 from lras.config import QuantizerConfig
 from lras.next_frame import NextFrame
@@ -19,7 +20,7 @@ from tests.fake_datasets import write_clip_shards
 from tests.tiny_model import states_equal, tiny_model
 from tracing.benchmarks.synthetic import synthetic_pairs
 from tracing.config import TracerConfig
-from tracing.probe import FlowProbe
+from tracing.probe import FlowProbe, probe_set
 from tracing.reveal import draw_masks
 
 SCENE = SceneConfig(size=16, max_motion_px=4.0, snap_px=4, still=0.0, texels_per_px=(2.0, 4.0))
@@ -59,6 +60,11 @@ def clips(folder: Path) -> ClipDataModule:
 def predictor_module(seed: int = 0) -> PredictorModule:
     model = tiny_model(seed)
     return PredictorModule(model.predictor, model.quantizer, warmup_steps=2, seed=seed)
+
+
+def probe_of(pairs: PointPairs) -> FlowProbe:
+    sets = {"held_out": probe_set([pairs], "held_out")}
+    return FlowProbe(sets, 2, TracerConfig(num_masks=2), max_share=None)
 
 
 def test_plain_trainer_fits_validates_and_tests_the_quantizer_on_scenes():
@@ -111,7 +117,7 @@ def test_plain_trainer_trains_the_same_weights_with_and_without_the_probe(tmp_pa
         plain_trainer(6, *callbacks, default_root_dir=tmp_path, **extra).fit(module, scenes(6))
         return module
 
-    probe = FlowProbe({"held_out": pairs}, every_n_steps=2, tracer=TracerConfig(num_masks=2))
+    probe = probe_of(pairs)
     assert states_equal(trained(), trained(probe))
     assert [point["step"] for point in probe.history] == [0, 2, 4, 6]
     assert json.loads((tmp_path / "probe.json").read_text()) == probe.history
@@ -119,7 +125,7 @@ def test_plain_trainer_trains_the_same_weights_with_and_without_the_probe(tmp_pa
 
 def test_plain_trainer_probes_in_full_precision_whatever_the_trainer_uses(tmp_path):
     pairs = synthetic_pairs(SCENE, num_pairs=2, points_per_pair=2, seed=7)
-    probe = FlowProbe({"held_out": pairs}, every_n_steps=2, tracer=TracerConfig(num_masks=2))
+    probe = probe_of(pairs)
     module, seen = predictor_module(), set()
     layer = module.predictor.blocks[0].attention.out
     layer.register_forward_hook(

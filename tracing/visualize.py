@@ -4,6 +4,7 @@ Every picture is a matplotlib Figure; ``png_bytes`` and ``save_png`` turn it int
 """
 
 import io
+import math
 import os
 from pathlib import Path
 
@@ -130,6 +131,34 @@ def epe_curve_figure(curve: list[dict], lines: dict[str, float]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
+    return figure
+
+
+def probe_figure(history: list[dict]) -> Figure:
+    """EPE (px) against step from the records of ``probe.json``, a panel for each probe set.
+
+    Zero motion, DIS and the read-out floor on the same points are drawn as level lines.
+    """
+    names = list(dict.fromkeys(k.split("/")[1] for h in history for k in h if k.endswith("/epe")))
+    figure = _figure(0.6 + 3.6 * max(1, len(names)), 3.4)
+    panels = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
+    lines = {"zero_epe": ("zero motion", "--"), "dis_epe": ("DIS", "-."), "floor": ("floor", ":")}
+    for axes, name in zip(panels, names, strict=False):
+        scored = [point for point in history if f"flow/{name}/epe" in point]
+        epes = [point[f"flow/{name}/epe"] for point in scored]
+        steps = [point["step"] for point in scored]
+        axes.plot(steps, epes, marker="o", markersize=3, color="#1f4e9c", label="KL-tracing")
+        for key, (label, style) in lines.items():
+            level = scored[0][f"flow/{name}/{key}"]
+            axes.axhline(level, linestyle=style, color="0.3", label=f"{label} {level:.2f}")
+        axes.set(title=f"{name}: {epes[-1]:.2f} px at the end", xlabel="training step")
+        # An untrained model answers anywhere; where it starts is not what the curve is about.
+        worst = scored[0][f"flow/{name}/zero_epe"]
+        late = [epe for epe in epes[len(epes) // 2 :] if math.isfinite(epe)]
+        axes.set_ylim(0, 1.6 * max([worst, *late]))
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=7)
+    panels[0].set_ylabel("EPE (px), lower is better")
     return figure
 
 

@@ -1,0 +1,141 @@
+"""Measure the long promises of ``claims_probe.py`` and keep their figures, logs and pictures.
+
+    python benchmarks/measure_probe.py nano              experiment=lras_nano with three probe sets
+    python benchmarks/measure_probe.py tapvid --run DIR  DIS and a trained model on TAP-Vid pickles
+    python benchmarks/measure_probe.py micro             ten minutes of lras_micro on an accelerator
+
+Real pairs and pickles are looked for under ``$LRAS_SHARED/data`` (or ``../shared/data``).
+``nano --run DIR`` reads a run that was trained before instead of training one.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from anywhere
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from benchmarks.measure_main import SHARED, WORK, keep_logs, note_of, origin, run, train
+from benchmarks.result_file import ROOT, write_result
+
+FIGURES = ROOT / "docs" / "figures"
+PICKLES = ("short", "long")
+
+
+def probed(run_dir: Path) -> dict:
+    """The probe's account: its share of the training time, its curves, its last scores."""
+    history = json.loads((run_dir / "probe.json").read_text())
+    names = [key.split("/")[1] for key in history[0] if key.endswith("/epe")]
+    state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    budget = next(v["budget"] for name, v in state.items() if name.startswith("FlowProbe"))
+    figures = {
+        "probes": len(history),
+        "probe_seconds": round(budget["spent"], 1),
+        "training_seconds": round(budget["outside"], 1),
+        "overhead": budget["spent"] / budget["outside"],
+        "steps": [point["step"] for point in history],
+    }
+    for name in names:
+        last = history[-1]
+        figures[name] = {
+            key: last[f"flow/{name}/{key}"]
+            for key in ("epe", "zero_epe", "dis_epe", "floor", "delta_avg", "ad", "oa", "aj")
+        }
+        figures[name]["epe_curve_px"] = [point[f"flow/{name}/epe"] for point in history]
+    return figures
+
+
+def nano(done: Path | None) -> None:
+    """Train lras_nano with three probe sets; write probe_nano.json and the curve's picture."""
+    words = ("probe_set=[easy,hard,real_pairs]", "threads=1")
+    words += (f"callbacks.probe.sets.real_pairs.root={SHARED / 'flow_gt'}",)
+    run_dir = done or train("probe_nano", "lras_nano", *words)
+    keep_logs(run_dir, "probe_nano")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run_dir / "probe.png", FIGURES / "lras_nano_probe.png")
+    note = note_of(run_dir)
+    figures = probed(run_dir) | {"minutes": round(note["seconds"] / 60, 2)} | origin(run_dir)
+    figures["trained_with"] = figures["trained_with"].replace(str(SHARED), "../shared/data")
+    command = "python benchmarks/measure_probe.py nano"
+    write_result("probe_nano.json", figures, command, [0], sha=note["git_sha"])
+
+
+def tapvid(done: Path | None) -> None:
+    """Both pickles by DIS and by a trained model; write probe_tapvid.json."""
+    if done is None:
+        sys.exit("say which run to trace: python benchmarks/measure_probe.py tapvid --run DIR")
+    figures: dict = {"model": origin(done) | {"git_sha": note_of(done)["git_sha"]}}
+    figures["model"]["trained_with"] = figures["model"]["trained_with"].replace(
+        str(SHARED), "../shared/data"
+    )
+    for name in PICKLES:
+        path = SHARED / "tracks" / f"tapvid_pairs_{name}.pkl"
+        for who, words in ("dis", ["tracer=dis"]), ("model", [f"ckpt={done}"]):
+            out = WORK / f"probe_tapvid-{name}-{who}"
+            shutil.rmtree(out, ignore_errors=True)
+            asked = ["eval.py", *words, "task=tapvid", f"task.path={path}", "controls=false"]
+            seconds = run(WORK / "probe_tapvid.out", *asked, f"hydra.run.dir={out}")
+            results = json.loads((out / "results.json").read_text())
+            figures[f"{name}_{who}"] = {
+                "minutes": round(seconds / 60, 2),
+                "dataset": results["dataset"],
+                "tracers": {row["name"]: _figures(row) for row in results["tracers"]},
+            }
+    command = "python benchmarks/measure_probe.py tapvid --run RUN"
+    write_result("probe_tapvid.json", figures, command, [0])
+
+
+def _figures(row: dict) -> dict:
+    return {key: row[key] for key in ("epe", "ad", "delta_avg", "oa", "aj") if key in row}
+
+
+def micro(done: Path | None) -> None:
+    """Ten minutes of lras_micro with the probe on; write probe_micro.json. Needs CUDA."""
+    if not torch.cuda.is_available():
+        sys.exit("lras_micro was not measured: no accelerator is at hand.")
+    words = ("trainer.max_time=00:00:10:00", "callbacks.probe.max_batch=64")
+    run_dir = done or train("probe_micro", "lras_micro", *words)
+    keep_logs(run_dir, "probe_micro")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run_dir / "probe.png", FIGURES / "lras_micro_probe.png")
+    note, figures = note_of(run_dir), probed(run_dir)
+    cfg = OmegaConf.load(run_dir / "config" / "resolved.yaml")
+    figures["tokens"] = tokens_trained(cfg, note["step"])
+    figures["tokens_per_second"] = round(figures["tokens"] / figures["training_seconds"])
+    figures |= {"minutes": round(note["seconds"] / 60, 2)} | origin(run_dir)
+    figures["accelerator"] = torch.cuda.get_device_name()
+    command = "python benchmarks/measure_probe.py micro"
+    write_result("probe_micro.json", figures, command, [0], sha=note["git_sha"])
+
+
+def tokens_trained(cfg, steps: int) -> int:
+    """Tokens of all sequences of the first ``steps`` optimizer steps of a curriculum."""
+    predictor = instantiate(cfg.model.predictor.cfg)
+    total = 0
+    for stage in cfg.data.stages:
+        done = min(steps, round(stage.steps * cfg.data.steps_scale))
+        patches = (stage.scene.size // predictor.patch_px) ** 2
+        frame0 = patches * (predictor.codes_per_patch + predictor.frame0_pointers)
+        kept = max(1, round(stage.get("frame1_share", 1.0) * patches))
+        total += done * stage.batch * (frame0 + kept * (1 + predictor.codes_per_patch))
+        steps -= done
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("nano", "tapvid", "micro"))
+    parser.add_argument("--run", type=Path, help="a run that was trained before")
+    options = parser.parse_args()
+    {"nano": nano, "tapvid": tapvid, "micro": micro}[options.what](options.run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How much time probes may take: a share of the training they interrupt."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Budget:
+    """Seconds spent inside and outside ``spending()``, and whether one more visit is affordable.
+
+    ``max_share``: largest share of the time outside; None sets no bound. State goes into the
+    checkpoint, so a resumed run keeps its account.
+    """
+
+    def __init__(
+        self, max_share: float | None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        if max_share is not None and not max_share > 0:
+            raise ValueError(f"max_share={max_share}; use a positive share (0.03) or null.")
+        self.max_share, self.clock = max_share, clock
+        self.spent = self.last = self.outside = 0.0  # s
+        self._left: float | None = None  # clock when the outside was last counted; None inside
+        self._entered = 0.0
+
+    def start(self) -> None:
+        """The clock of the outside runs from here on."""
+        self._left = self.clock()
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Time in here is spent."""
+        self._settle()
+        self._left, self._entered = None, self.clock()
+        try:
+            yield
+        finally:
+            self._left = self.clock()
+            self.last = self._left - self._entered
+            self.spent += self.last
+
+    def affords(self) -> bool:
+        """Whether one more visit like the last, and one at the very end, stay within the share."""
+        self._settle()
+        return self.max_share is None or (
+            self.spent + 2 * self.last <= self.max_share * self.outside
+        )
+
+    @property
+    def share(self) -> float:
+        """Seconds spent per second outside, this visit included; NaN before any time outside."""
+        self._settle()
+        spent = self.spent + (self.clock() - self._entered if self._left is None else 0.0)
+        return spent / self.outside if self.outside else float("nan")
+
+    def _settle(self) -> None:
+        if self._left is not None:
+            now = self.clock()
+            self.outside, self._left = self.outside + now - self._left, now
+
+    def state_dict(self) -> dict[str, float]:
+        self._settle()
+        return {"spent": self.spent, "last": self.last, "outside": self.outside}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.spent, self.last, self.outside = state["spent"], state["last"], state["outside"]
