@@ -1,8 +1,11 @@
 """Endless synthetic training pairs in stages: small and easy first, larger and harder later.
 
-Batch i is a pure function of (seed, i, rank), so a run can stop at any step and go on exactly.
+The batch of a step is made of ``streams`` equal parts, each a pure function of (seed, step,
+stream), and a rank draws its own run of streams. So a run can stop at any step and go on exactly,
+and N processes train on the very pairs that one process with N streams would have seen.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data.synthetic import SceneConfig, SceneSampler
+from data.synthetic import SceneBatch, SceneConfig, SceneSampler
 from data.textures import texture_bank
 
 STREAM = 1  # salts the seeds of scenes, so that no other stream of the same seed equals theirs
@@ -23,15 +26,19 @@ class Stage:
     """So many optimizer steps on scenes of one kind."""
 
     steps: int
-    batch: int  # pairs per rank and step
+    batch: int  # pairs per optimizer step, over all ranks together
     frame1_share: float = 1.0  # share of frame 1's patches in a training sequence
     scene: SceneConfig = field(default_factory=SceneConfig)
 
 
 class CurriculumScenes(IterableDataset):
-    """Whole batches, from step ``start`` to the last stage's end; workers take turns.
+    """This rank's part of every batch, from ``start`` to the last stage's end; workers take turns.
 
-    ``mixed`` goes round all stages step by step instead of one after the other.
+    ``streams`` defaults to ``world``: each rank draws one part of the batch. ``mixed`` goes round
+    all stages step by step instead of one after the other.
+
+    Raises:
+        ValueError: the streams do not divide among ranks, or a batch among streams.
     """
 
     def __init__(
@@ -42,9 +49,13 @@ class CurriculumScenes(IterableDataset):
         rank: int = 0,
         textures: int = 600,
         mixed: bool = False,
+        world: int = 1,
+        streams: int | None = None,
     ) -> None:
-        self.stages, self.seed, self.start, self.rank = stages, seed, start, rank
+        self.stages, self.seed, self.start = stages, seed, start
         self.textures, self.mixed = textures, mixed
+        self.streams = check_streams(stages, streams, world)
+        self.own_streams = range(rank * self.streams // world, (rank + 1) * self.streams // world)
 
     def __len__(self) -> int:
         # Of the whole curriculum: Lightning counts a resumed epoch from its beginning.
@@ -57,12 +68,18 @@ class CurriculumScenes(IterableDataset):
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.start + first, len(self), stride):
             index = self.stage_index(step)
-            seed = hash((STREAM, self.seed, step, self.rank)) % 2**63
-            generator = torch.Generator().manual_seed(seed)
             stage = self.stages[index]
-            scenes = samplers[index].sample(stage.batch, generator)
-            batch = as_batch(scenes.frame0, scenes.frame1, f"step{step}")
+            part = stage.batch // self.streams
+            scenes = [self._draw(samplers[index], part, step, s) for s in self.own_streams]
+            frame0, frame1 = (
+                torch.cat([getattr(each, name) for each in scenes]) for name in ("frame0", "frame1")
+            )
+            batch = as_batch(frame0, frame1, f"step{step}", part * self.own_streams.start)
             yield batch | {"frame1_share": stage.frame1_share}
+
+    def _draw(self, sampler: SceneSampler, pairs: int, step: int, stream: int) -> SceneBatch:
+        seed = hash((STREAM, self.seed, step, stream)) % 2**63
+        return sampler.sample(pairs, torch.Generator().manual_seed(seed))
 
     def stage_index(self, step: int) -> int:
         """Index of the stage that ``step`` falls into."""
@@ -75,11 +92,41 @@ class CurriculumScenes(IterableDataset):
         raise ValueError(f"step {step} lies past the end of the curriculum; lengthen data.stages.")
 
 
-class HeldOutScenes(IterableDataset):
-    """A fixed, seeded set of batches with textures that are never trained on."""
+def check_streams(stages: list[Stage], streams: int | None, world: int) -> int:
+    """The number of streams in force; ValueError where ranks or batches do not fit it."""
+    streams = world if streams is None else streams
+    if streams < 1 or streams % world:
+        raise ValueError(
+            f"data.streams={streams} do not divide among {world} processes; set data.streams to a "
+            f"multiple of {world}, or run on a number of processes that divides {streams}."
+        )
+    for index, stage in enumerate(stages):
+        if stage.batch % streams:
+            raise ValueError(
+                f"data.stages.{index}.batch={stage.batch} pairs over all processes do not divide "
+                f"into {streams} equal streams; set it to {-(-stage.batch // streams) * streams}."
+            )
+    return streams
 
-    def __init__(self, scene: SceneConfig, num_batches: int, batch: int, seed: int) -> None:
+
+class HeldOutScenes(IterableDataset):
+    """A fixed, seeded set of batches with textures that are never trained on.
+
+    The same pairs at any world size: ranks take consecutive rows of each batch, all equally many.
+    Where the batch does not divide, rows past its end repeat its last one with "weight" 0.
+    """
+
+    def __init__(
+        self,
+        scene: SceneConfig,
+        num_batches: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.scene, self.num_batches, self.batch, self.seed = scene, num_batches, batch, seed
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.num_batches
@@ -87,13 +134,23 @@ class HeldOutScenes(IterableDataset):
     def __iter__(self) -> Iterator[dict]:
         sampler = SceneSampler(self.scene, texture_bank("eval", self.seed, count=100))
         generator = torch.Generator().manual_seed(self.seed)
+        share = -(-self.batch // self.world)
+        places = torch.arange(self.rank * share, (self.rank + 1) * share)
+        rows = places.clamp_max(self.batch - 1)
         for index in range(self.num_batches):
             scenes = sampler.sample(self.batch, generator)
-            yield as_batch(scenes.frame0, scenes.frame1, f"held-out{index}")
+            frame0, frame1 = scenes.frame0[rows], scenes.frame1[rows]
+            batch = as_batch(frame0, frame1, f"held-out{index}", self.rank * share)
+            if self.batch % self.world:
+                batch["weight"] = (places < self.batch).float()
+            yield batch
 
 
-def as_batch(frame0: Tensor, frame1: Tensor, key: str) -> dict:
-    """The batch every training loader yields; frames in [0, 1] become uint8."""
+def as_batch(frame0: Tensor, frame1: Tensor, key: str, first: int = 0) -> dict:
+    """The batch every training loader yields; frames in [0, 1] become uint8.
+
+    ``first`` is the place of these pairs in the batch of all ranks; keys count from it.
+    """
     frames: UInt8[Tensor, "batch 2 3 height width"] = (
         (torch.stack([frame0, frame1], dim=1) * 255).round().to(torch.uint8)
     )
@@ -101,12 +158,16 @@ def as_batch(frame0: Tensor, frame1: Tensor, key: str) -> dict:
     return {
         "frames": frames,
         "gap": torch.ones(batch, dtype=torch.long),
-        "key": [f"{key}/{i}" for i in range(batch)],
+        "key": [f"{key}/{first + i}" for i in range(batch)],
     }
 
 
 class SyntheticDataModule(L.LightningDataModule):
-    """Curriculum for training, held-out scenes of the last stage's kind for validation."""
+    """Curriculum for training, held-out scenes of the last stage's kind for validation.
+
+    ``streams``: parts that every batch is drawn in; null = as many as there are processes, or, in a
+    resumed run, as many as that run had.
+    """
 
     def __init__(
         self,
@@ -116,6 +177,7 @@ class SyntheticDataModule(L.LightningDataModule):
         val_batches: int = 4,
         textures: int = 600,
         steps_scale: float = 1.0,
+        streams: int | None = None,
     ) -> None:
         super().__init__()
         if not stages:
@@ -124,7 +186,7 @@ class SyntheticDataModule(L.LightningDataModule):
             replace(stage, steps=max(1, round(stage.steps * steps_scale))) for stage in stages
         ]
         self.seed, self.num_workers, self.textures = seed, num_workers, textures
-        self.val_batches, self.is_mixed = val_batches, False
+        self.val_batches, self.is_mixed, self.streams = val_batches, False, streams
         self.start = 0  # batch to begin with; a checkpoint sets it
 
     def mixed(self) -> "SyntheticDataModule":
@@ -132,7 +194,7 @@ class SyntheticDataModule(L.LightningDataModule):
         twin = SyntheticDataModule(
             self.stages, self.seed, self.num_workers, self.val_batches, self.textures
         )
-        twin.is_mixed = True
+        twin.is_mixed, twin.streams = True, self.streams
         return twin
 
     @property
@@ -141,17 +203,40 @@ class SyntheticDataModule(L.LightningDataModule):
         return sum(stage.steps for stage in self.stages)
 
     def state_dict(self) -> dict[str, int]:
-        """Batches consumed so far; the same on every rank."""
-        trainer = self.trainer
-        return {"batches": trainer.global_step * trainer.accumulate_grad_batches}
+        """Batches consumed so far and the streams they were drawn in; the same on every rank."""
+        streams = self.streams or self.trainer.world_size
+        return {"batches": self.trainer.global_step, "streams": streams}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.start = state_dict["batches"]
+        """Go on after the batches of ``state_dict``, in its streams.
+
+        Raises:
+            ValueError: the configured streams, or the number of processes, do not fit them.
+        """
+        world = self.trainer.world_size if self.trainer else 1
+        before = state_dict.get("streams", 1)
+        if (self.streams or before) != before or before % world:
+            now = f"data.streams={self.streams}" if self.streams else f"{world} processes"
+            raise ValueError(
+                f"the run to resume drew its batches in {before} streams and {now} would draw "
+                f"other ones; leave data.streams=null and use a number of processes that divides "
+                f"{before}, or start a new run with init_from."
+            )
+        self.start, self.streams = state_dict["batches"], before
+        # Lightning asks the loader for a state; ours needs none beyond the number of its batch.
+        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
 
     def train_dataloader(self) -> DataLoader:
-        rank = self.trainer.global_rank if self.trainer else 0
+        rank, world = self._rank_and_world()
         scenes = CurriculumScenes(
-            self.stages, self.seed, self.start, rank, self.textures, self.is_mixed
+            self.stages,
+            self.seed,
+            self.start,
+            rank,
+            self.textures,
+            self.is_mixed,
+            world,
+            self.streams,
         )
         return DataLoader(
             scenes,
@@ -161,8 +246,21 @@ class SyntheticDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        last = self.stages[-1]
-        scenes = HeldOutScenes(last.scene, self.val_batches, last.batch, self.seed)
+        last, (rank, world) = self.stages[-1], self._rank_and_world()
+        scenes = HeldOutScenes(last.scene, self.val_batches, last.batch, self.seed, rank, world)
         return DataLoader(scenes, batch_size=None)
 
     test_dataloader = val_dataloader
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        """This process among those that train; gradient accumulation is refused."""
+        trainer = self.trainer
+        if trainer is None:
+            return 0, 1
+        if trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                f"got accumulate_grad_batches={trainer.accumulate_grad_batches}, but a stage's "
+                f"batch is what one optimizer step sees; leave it at 1 and set "
+                f"data.stages.N.batch."
+            )
+        return trainer.global_rank, trainer.world_size

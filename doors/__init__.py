@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from hydra.errors import InstantiationException
 
+import doors.help  # noqa: F401  registers what their configs call ${door_help:...}
+
 
 @contextmanager
 def one_sentence(tidy: Callable[[], None]) -> Iterator[None]:

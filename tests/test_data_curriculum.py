@@ -1,13 +1,21 @@
-"""The curriculum: stages in turn, batches that depend on (seed, step, rank) alone."""
+"""The curriculum: stages in turn, batches that depend on (seed, step, stream) alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
 
-from data.curriculum import CurriculumScenes, HeldOutScenes, Stage, SyntheticDataModule
-from data.synthetic import SceneConfig
+from data.curriculum import (
+    CurriculumScenes,
+    HeldOutScenes,
+    Stage,
+    SyntheticDataModule,
+    as_batch,
+)
+from data.synthetic import SceneConfig, SceneSampler
+from data.textures import texture_bank
 
 STAGES = [
     Stage(steps=2, batch=3, scene=SceneConfig(size=12)),
@@ -32,10 +40,105 @@ def test_a_run_that_starts_later_sees_the_same_batches():
     assert all(torch.equal(a["frames"], b["frames"]) for a, b in zip(whole[3:], rest, strict=True))
 
 
-def test_seed_and_rank_change_the_batches():
-    first = scenes()[0]["frames"]
-    assert not torch.equal(first, scenes(rank=1)[0]["frames"])
-    assert not torch.equal(first, scenes(seed=1)[0]["frames"])
+def test_the_seed_changes_the_batches():
+    assert not torch.equal(scenes()[0]["frames"], scenes(seed=1)[0]["frames"])
+
+
+# --- several processes -------------------------------------------------------------------------
+
+EVEN = [
+    Stage(steps=2, batch=4, scene=SceneConfig(size=12)),
+    Stage(steps=1, batch=8, scene=SceneConfig(size=16)),
+]
+
+
+def even(**changes) -> list[dict]:
+    return list(CurriculumScenes(EVEN, **({"textures": 4} | changes)))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_together_see_what_one_process_with_as_many_streams_sees(world):
+    whole = even(streams=4)
+    ranks = [even(rank=rank, world=world, streams=4) for rank in range(world)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert torch.equal(batch["frames"], torch.cat([part["frames"] for part in parts]))
+        assert batch["key"] == [key for part in parts for key in part["key"]]
+
+
+def test_streams_default_to_one_per_process_and_are_all_different():
+    (one, two), alone = (even(rank=rank, world=2) for rank in (0, 1)), even(streams=2)
+    assert torch.equal(alone[0]["frames"], torch.cat([one[0]["frames"], two[0]["frames"]]))
+    assert not torch.equal(one[0]["frames"], two[0]["frames"])
+
+
+def test_one_stream_is_one_draw_of_the_whole_batch_from_its_own_seed():
+    bank = texture_bank("train", 5, 4)
+    for step, batch in enumerate(even(seed=5)):
+        stage = EVEN[step // 2]
+        generator = torch.Generator().manual_seed(hash((1, 5, step, 0)) % 2**63)
+        drawn = SceneSampler(stage.scene, bank).sample(stage.batch, generator)
+        frames = as_batch(drawn.frame0, drawn.frame1, "any")["frames"]
+        assert torch.equal(batch["frames"], frames)
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"streams": 3}, r"stages\.0\.batch=4 .* 3 equal streams; set it to 6"),
+        ({"world": 8}, r"stages\.0\.batch=4 .* 8 equal streams; set it to 8"),
+        ({"streams": 2, "world": 4}, r"data\.streams=2 do not divide among 4 processes"),
+        ({"streams": 0}, r"data\.streams=0"),
+    ],
+)
+def test_streams_that_do_not_fit_are_refused(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CurriculumScenes(EVEN, **given)
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_each_held_out_pair_counts_once_at_any_number_of_processes(world):
+    def held_out(**ranks) -> list[dict]:
+        return list(HeldOutScenes(SceneConfig(size=12), num_batches=2, batch=6, seed=0, **ranks))
+
+    parts = [held_out(rank=rank, world=world) for rank in range(world)]
+    assert len({len(part[0]["key"]) for part in parts}) == 1  # lockstep
+    for whole, *rows in zip(held_out(), *parts, strict=True):
+        frames = torch.cat([row["frames"] for row in rows])
+        weight = torch.cat([row.get("weight", torch.ones(len(row["key"]))) for row in rows])
+        keys = [key for row in rows for key in row["key"]]
+        assert torch.equal(frames[weight > 0], whole["frames"])
+        assert [key for key, w in zip(keys, weight, strict=True) if w] == whole["key"]
+
+
+def after_resuming(state: dict, streams: int | None, world: int) -> SyntheticDataModule:
+    data = SyntheticDataModule(EVEN, streams=streams)
+    data.trainer = SimpleNamespace(world_size=world)
+    data.load_state_dict(state)
+    return data
+
+
+def test_a_resumed_run_keeps_the_streams_it_had():
+    data = after_resuming({"batches": 2, "streams": 4}, streams=None, world=2)
+    assert (data.start, data.streams) == (2, 4)
+    assert after_resuming({"batches": 2}, streams=None, world=1).streams == 1  # before streams
+
+
+@pytest.mark.parametrize("streams, world", [(None, 2), (2, 1), (1, 2)])
+def test_a_resumed_run_refuses_streams_it_did_not_have(streams, world):
+    with pytest.raises(ValueError, match="drew its batches in 1 streams"):
+        after_resuming({"batches": 2, "streams": 1}, streams, world)
+
+
+def test_gradient_accumulation_is_refused_since_a_batch_is_a_step():
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="accumulate_grad_batches=2"):
+        trainer.fit(KeepsKeys(), SyntheticDataModule(STAGES, textures=4))
+
+
+# --- one process -------------------------------------------------------------------------------
 
 
 def test_a_mixed_curriculum_goes_round_the_stages():

@@ -1,0 +1,91 @@
+"""From a config to the parts of a training: how many steps, which quantizer, which weights."""
+
+import logging
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from doors.init_from import warm_start
+from lras.checkpoint import load, load_quantizer
+from lras.next_frame import NextFrame
+from lras.predictor_module import PredictorModule
+from lras.quantizer import Quantizer
+from lras.quantizer_module import QuantizerModule
+
+log = logging.getLogger("train")
+
+
+def build_data(cfg: DictConfig) -> tuple[L.LightningDataModule, int]:
+    """The data, and the optimizer steps of the predictor on them.
+
+    Raises:
+        ValueError: no experiment is named, or ``trainer.max_steps`` does not fit the data.
+    """
+    if OmegaConf.is_missing(cfg.data, "stages"):
+        experiments = Path(__file__).parents[1] / "configs" / "experiment"
+        known = sorted(path.stem for path in experiments.glob("*.yaml"))
+        raise ValueError(
+            f"no experiment is named, so there is nothing to train on; type python train.py "
+            f"experiment=demo (there are: {', '.join(known)})."
+        )
+    data = instantiate(cfg.data, _convert_="object")
+    natural = getattr(data, "total_steps", None)
+    steps = cfg.trainer.max_steps or natural
+    if not steps:
+        raise ValueError("data on disk has no natural end: say how long, trainer.max_steps=2000.")
+    if natural and steps > natural:
+        raise ValueError(
+            f"trainer.max_steps={steps} is past the curriculum's end at {natural}; "
+            f"lengthen its stages with data.steps_scale, or leave max_steps=null."
+        )
+    return data, steps
+
+
+def build_module(
+    cfg: DictConfig, data: L.LightningDataModule, out: Path, last: Path | None
+) -> PredictorModule:
+    """The predictor behind its quantizer, with the weights of ``init_from`` where they fit.
+
+    ``last`` is the checkpoint to go on from: it holds the quantizer, which stays as it is.
+    """
+    # Everything is built before anything is trained: a mistake in the config costs no time.
+    predictor = instantiate(cfg.model.predictor, _convert_="object")
+    optimizer = instantiate(cfg.optimizer)
+    source = load(cfg.init_from) if cfg.init_from else None
+    quantizer = load_quantizer(last) if last else _build_quantizer(cfg, data, out, source)
+    if source is not None:
+        same = source.quantizer.fingerprint() == quantizer.fingerprint()
+        warm_start(predictor, source, same).report(cfg.init_from)
+    return PredictorModule(predictor, quantizer, optimizer, seed=cfg.seed, **cfg.schedule)
+
+
+def _build_quantizer(
+    cfg: DictConfig, data: L.LightningDataModule, out: Path, source: NextFrame | None
+) -> Quantizer:
+    """The quantizer that ``quantizer=`` names, that of ``init_from``, or one trained here."""
+    if cfg.quantizer:
+        return load_quantizer(cfg.quantizer)
+    quantizer = instantiate(cfg.model.quantizer, _convert_="object")
+    if source is not None and source.quantizer.cfg == quantizer.cfg:
+        log.info("init_from: its quantizer %s is used too", source.quantizer.fingerprint())
+        return source.quantizer
+    module = QuantizerModule(quantizer, seed=cfg.seed)
+    trainer = instantiate(
+        cfg.trainer,
+        max_steps=cfg.quantizer_steps,
+        max_time=None,
+        precision="32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=str(out),
+        check_val_every_n_epoch=None,
+        val_check_interval=cfg.quantizer_steps,
+    )
+    trainer.fit(module, data.mixed() if hasattr(data, "mixed") else data)
+    measured = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
+    log.info("quantizer after %d steps: %s", cfg.quantizer_steps, measured)
+    return module.quantizer.eval()

@@ -1,0 +1,118 @@
+"""``dry_run=true``: what a training would take, before anything is trained or written."""
+
+import sys
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from doors.estimate import (
+    Work,
+    activation_bytes,
+    count,
+    num_processes,
+    optimizer_bytes,
+    plan_of,
+    seconds_per_step,
+)
+from lras.config import PredictorConfig
+from lras.predictor import FramePredictor
+
+FLOAT = 4  # bytes of a float32: weights, gradients and optimizer states
+TABLE_WIDTH = 120  # where no terminal says how wide it is
+
+
+def dry_run(cfg: DictConfig, data: Any, steps: int) -> None:
+    """Print the plan of ``cfg``: parameters, memory, tokens, time and the resolved config."""
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+    with torch.device("meta"):
+        predictor = instantiate(cfg.model.predictor, _convert_="object")
+        quantizer = instantiate(cfg.model.quantizer, _convert_="object")
+    world, device = num_processes(cfg), "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
+    plan = plan_of(data, steps, predictor.cfg, world)
+    console.print(parameter_table(predictor, quantizer))
+    console.print(memory_table(cfg, predictor, plan, world))
+    seconds = [seconds_per_step(cfg, work, predictor, world, device) for work in plan]
+    title = f"Work on {world} process{'es' if world > 1 else ''} ({device})"
+    console.print(work_table(plan, seconds, predictor.cfg, title))
+    if not cfg.quantizer:
+        console.print(f"Before that, {cfg.quantizer_steps} steps of the quantizer: not measured.")
+    console.print(
+        OmegaConf.to_yaml(cfg, resolve=True), markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def parameter_table(predictor: nn.Module, quantizer: nn.Module) -> Table:
+    table = Table(title="Parameters")
+    table.add_column("part")
+    table.add_column("number", justify="right")
+    for name, part in predictor.named_children():
+        table.add_row(name, f"{count(part):,}")
+    table.add_section()
+    table.add_row("predictor", f"{count(predictor):,}", style="bold")
+    table.add_row("quantizer", f"{count(quantizer):,}")
+    return table
+
+
+def memory_table(cfg: DictConfig, predictor: FramePredictor, plan: list[Work], world: int) -> Table:
+    """Bytes per process, without what the libraries take for themselves."""
+    weights = count(predictor) * FLOAT
+    states = optimizer_bytes(instantiate(cfg.optimizer)(predictor))
+    largest = max(plan, key=lambda work: work.tokens(predictor.cfg) * work.batch)
+    activations = activation_bytes(predictor, largest, largest.batch // world)
+    half = "16" in str(cfg.trainer.precision)
+    activations //= 2 if half else 1
+    table = Table(title="Memory of each process, GB")
+    table.add_column("what")
+    table.add_column("GB", justify="right")
+    rows = {"weights": weights, "gradients": weights, "optimizer states": states}
+    for name, size in rows.items():
+        table.add_row(name, f"{size / 1e9:.3f}")
+    table.add_row("activations, roughly", f"{activations / 1e9:.3f}")
+    table.add_section()
+    total = 2 * weights + states + activations
+    table.add_row("all", f"{total / 1e9:.3f}", style="bold")
+    return table
+
+
+def work_table(
+    plan: list[Work], seconds: list[float | str], cfg: PredictorConfig, title: str
+) -> Table:
+    """A row per stage and their sum; ``seconds`` per step, or why there are none."""
+    table = Table(title=title)
+    for name in ("stage", "steps", "pairs/step", "px", "tokens/pair", "tokens/step", "tokens"):
+        table.add_column(name, justify="right")
+    table.add_column("s/step", justify="right")
+    table.add_column("time", justify="right")
+    for index, (work, spent) in enumerate(zip(plan, seconds, strict=True)):
+        each = work.tokens(cfg)
+        step = each * work.batch
+        sizes = (index, work.steps, work.batch, work.size, each, step, step * work.steps)
+        times = (
+            (spent, "") if isinstance(spent, str) else (f"{spent:.3f}", spell(spent * work.steps))
+        )
+        table.add_row(*(f"{value:,}" for value in sizes), *times)
+    table.add_section()
+    tokens = sum(work.tokens(cfg) * work.batch * work.steps for work in plan)
+    timed = not any(isinstance(spent, str) for spent in seconds)
+    whole = sum(w.steps * s for w, s in zip(plan, seconds, strict=True)) if timed else None
+    steps = f"{sum(work.steps for work in plan):,}"
+    last = "not measured" if whole is None else spell(whole)
+    table.add_row("all", steps, "", "", "", "", f"{tokens:,}", "", last, style="bold")
+    return table
+
+
+def spell(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds.
+
+    >>> spell(75), spell(7500)
+    ('1 min 15 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"

@@ -1,0 +1,63 @@
+"""How a training ends: when its time is up, and never without a checkpoint to go on from."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger("train")
+
+LOOK_EVERY = 10  # steps between looks at the clock where several processes have to agree
+
+
+class TimeLimit(L.Callback):
+    """Stops the fit at ``deadline`` (of ``time.monotonic``), after one step at least.
+
+    Unlike Lightning's Timer it counts the time of this command, not that of the runs that it
+    resumes, so that the same command can be given again and again.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.world_size > 1 and trainer.global_step % LOOK_EVERY:
+            return
+        if trainer.strategy.broadcast(time.monotonic() >= self.deadline):
+            trainer.should_stop = True
+
+
+class LastCheckpoint(L.Callback):
+    """Writes ``path`` when the fit ends at any step; ModelCheckpoint alone knows round ones only.
+
+    It stands first among the callbacks: others put averaged weights in place at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+
+def seconds_of(max_time: str | DictConfig | dict | None) -> float:
+    """``trainer.max_time`` in seconds, infinite where it is null.
+
+    Raises:
+        ValueError: it is neither "days:hours:minutes:seconds" nor units of ``timedelta``.
+    """
+    if max_time is None:
+        return float("inf")
+    plain = OmegaConf.to_container(max_time) if OmegaConf.is_config(max_time) else max_time
+    try:
+        return Timer(plain).time_remaining()
+    except (MisconfigurationException, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"trainer.max_time={max_time} is no time; write days:hours:minutes:seconds, as in "
+            f'"00:01:30:00", or {{hours: 1, minutes: 30}}.'
+        ) from error
