@@ -308,6 +308,8 @@ def test_sets_that_are_missing_or_empty_are_named_before_training(tmp_path):
         probe_set([hidden], "dark")
     with pytest.raises(ValueError, match="has no set"):
         FlowProbe({"easy": None})
+    with pytest.raises(ValueError, match="add easy to probe_set"):
+        FlowProbe({"easy": {"num_pairs": 4}})
     with pytest.raises(ValueError, match="every_n_steps=0"):
         probe(every_n_steps=0)
 

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -46,7 +47,7 @@ class FlowProbe(L.Callback):
 
     def __init__(
         self,
-        sets: dict[str, ProbeSet | None],  # a set that is None is left out
+        sets: dict[str, Any],  # ProbeSet by name; a set that is None is left out
         every_n_steps: int = 50,
         tracer: TracerConfig | None = None,
         seed: int = 0,  # of the reveal masks
@@ -62,6 +63,12 @@ class FlowProbe(L.Callback):
             raise ValueError(
                 "the flow probe has no set; name one, probe_set=[held_out], or drop the probe with "
                 "callbacks.probe=null."
+            )
+        strange = [name for name, probe in self.sets.items() if not isinstance(probe, ProbeSet)]
+        if strange:  # values for a set that nobody chose
+            raise ValueError(
+                f"callbacks.probe.sets.{strange[0]} has values but no source; add {strange[0]} to "
+                f"probe_set=[...], or drop it with callbacks.probe.sets.{strange[0]}=null."
             )
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps}; the probe needs a step or more.")
