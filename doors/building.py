@@ -7,6 +7,8 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from data.curriculum import check_streams
+from doors.estimate import num_processes
 from doors.init_from import warm_start
 from lras.checkpoint import load, load_quantizer
 from lras.next_frame import NextFrame
@@ -21,7 +23,7 @@ def build_data(cfg: DictConfig) -> tuple[L.LightningDataModule, int]:
     """The data, and the optimizer steps of the predictor on them.
 
     Raises:
-        ValueError: no experiment is named, or ``trainer.max_steps`` does not fit the data.
+        ValueError: no experiment is named, or steps or processes do not fit the data.
     """
     if OmegaConf.is_missing(cfg.data, "stages"):
         experiments = Path(__file__).parents[1] / "configs" / "experiment"
@@ -40,6 +42,8 @@ def build_data(cfg: DictConfig) -> tuple[L.LightningDataModule, int]:
             f"trainer.max_steps={steps} is past the curriculum's end at {natural}; "
             f"lengthen its stages with data.steps_scale, or leave max_steps=null."
         )
+    if hasattr(data, "stages"):  # before any process is started
+        check_streams(data.stages, data.streams, num_processes(cfg))
     return data, steps
 
 

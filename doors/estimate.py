@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from data.curriculum import CurriculumScenes, Stage, check_streams
+from data.curriculum import CurriculumScenes, Stage
 from lras.config import PredictorConfig
 from lras.grid import PatchGrid
 from lras.predictor import FramePredictor
@@ -63,7 +63,6 @@ def plan_of(data: Any, steps: int, model: PredictorConfig, world: int) -> list[W
     if not hasattr(data, "stages"):
         batch = data.batch_size * world
         return [Work(steps=steps, batch=batch, size=model.image_size, share=1.0, stage=None)]
-    check_streams(data.stages, data.streams, world)
     plan, left = [], steps
     for stage in data.stages:
         taken = min(left, stage.steps)

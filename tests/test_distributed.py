@@ -62,8 +62,10 @@ def test_two_processes_train_a_quantizer_and_a_predictor_into_one_folder(
     assert (folder / "train.log").read_text().count("quantizer after") == 1
 
 
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-@pytest.mark.parametrize("error, rank", [("RuntimeError", 1), ("KILL", 1), ("ValueError", 0)])
+@pytest.mark.parametrize(
+    "launcher, error, rank",
+    [("lightning", "RuntimeError", 1), ("torchrun", "KILL", 1), ("lightning", "ValueError", 0)],
+)
 def test_when_one_process_dies_all_end_soon_and_say_so(launcher, error, rank, tmp_path):
     start = time.monotonic()
     words = (*FAIL, f"+callbacks.fail.rank={rank}", f"+callbacks.fail.error={error}")

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from doors.init_from import OTHER_CODES, warm_start
+from lras.checkpoint import load, save
 from lras.config import PredictorConfig, QuantizerConfig
 from lras.next_frame import NextFrame
 from lras.predictor import FramePredictor
 from lras.quantizer import Quantizer
+from tests.distributed_runs import train
+from tests.tiny_model import states_equal, tiny_model
 
 SIZES = {"image_size": 16, "patch_px": 8, "code_px": 4, "num_codes": 16}
 SIZES |= {"dim": 16, "num_heads": 2, "num_layers": 2}
@@ -108,3 +111,20 @@ def test_a_network_of_other_widths_is_refused_or_named(changes):
         return
     with pytest.raises(ValueError, match="no block that fits"):
         warm_start(fresh, given, same_codes=True)
+
+
+@pytest.mark.slow
+def test_a_warm_start_through_the_door_takes_weights_and_quantizer(tmp_path):
+    save(tiny_model(), tmp_path / "tiny")
+    sizes = ("dim=16", "num_layers=1", "num_codes=16", "image_size=32", "mlp_ratio=2.0")
+    words = (*(f"model.predictor.cfg.{size}" for size in sizes), "model.quantizer.cfg.num_codes=16")
+    words += (f"init_from={tmp_path / 'tiny'}", "trainer.max_time=00:00:00:00")
+    done = train(tmp_path / "run", "experiment=smoke", *words)
+    assert done.returncode == 0, done.stderr
+    assert "100.0 % of the predictor's parameters loaded" in done.stdout
+    assert "is used too" in done.stdout and "quantizer after" not in done.stdout
+    given, trained = tiny_model(), load(tmp_path / "run")
+    assert states_equal(given.quantizer, trained.quantizer)
+    # One warmup step away from where it started, not from random weights.
+    table = trained.predictor.token_table.weight
+    assert torch.allclose(table, given.predictor.token_table.weight, atol=0.01)

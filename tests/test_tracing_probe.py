@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import lightning as L
@@ -245,20 +246,37 @@ def test_budget_allows_a_visit_only_if_it_and_the_last_one_stay_within_the_share
 
     visit(1)
     clock.now += 29.9
-    assert not budget.affords()  # 1 spent, 1 now, 1 at the end: 3 of 29.9
+    assert not budget.affords(1.0)  # 1 spent, 1 now, 1 at the end: 3 of 29.9
+    assert budget.affords(0.5)  # half way through, half of the first and the last counts
     clock.now += 0.2
-    assert budget.affords()
+    assert budget.affords(1.0)
     visit(1)
     assert budget.share == pytest.approx(2 / 30.1)
-    assert not budget.affords()
+    assert not budget.affords(1.0)
     twin = Budget(0.1, clock)
     twin.load_state_dict(budget.state_dict())
     twin.start()
     clock.now += 9.8
-    assert not twin.affords()
+    assert not twin.affords(1.0)
     clock.now += 0.2
-    assert twin.affords() and budget.affords()
-    assert Budget(None).affords()
+    assert twin.affords(1.0) and budget.affords(1.0)
+    assert Budget(None).affords(1.0)
+
+
+def test_visits_are_evenly_spread_over_a_run_and_keep_to_the_share_at_its_end():
+    clock = Clock()
+    budget = Budget(0.05, clock)
+    budget.start()
+    steps, visited = 1000, []
+    for step in range(steps + 1):
+        if step in (0, steps) or budget.affords(step / steps):
+            visited.append(step)
+            with budget.spending():
+                clock.now += 5.0
+        clock.now += 1.0
+    assert budget.spent <= 0.05 * 1000 + 1e-9
+    gaps = [b - a for a, b in pairwise(visited)]
+    assert len(visited) == 9 and max(gaps) - min(gaps) <= 2
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1])

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 class Budget:
     """Seconds spent inside and outside ``spending()``, and whether one more visit is affordable.
 
-    ``max_share``: largest share of the time outside; None sets no bound. State goes into the
-    checkpoint, so a resumed run keeps its account.
+    ``max_share``: largest share of the time outside; None sets no bound. The first visit and one
+    at the very end are taken for granted, and their cost is spread evenly over the run, so that
+    the visits between them are evenly spread too. State goes into the checkpoint, so a resumed
+    run keeps its account.
     """
 
     def __init__(
@@ -18,7 +20,7 @@ class Budget:
         if max_share is not None and not max_share > 0:
             raise ValueError(f"max_share={max_share}; use a positive share (0.03) or null.")
         self.max_share, self.clock = max_share, clock
-        self.spent = self.last = self.outside = 0.0  # s
+        self.spent = self.first = self.last = self.outside = 0.0  # s
         self._left: float | None = None  # clock when the outside was last counted; None inside
         self._entered = 0.0
 
@@ -36,14 +38,21 @@ class Budget:
         finally:
             self._left = self.clock()
             self.last = self._left - self._entered
+            self.first = self.first or self.last
             self.spent += self.last
 
-    def affords(self) -> bool:
-        """Whether one more visit like the last, and one at the very end, stay within the share."""
+    def affords(self, progress: float) -> bool:
+        """Whether one more visit like the last fits in, ``progress`` (0 to 1) into the run.
+
+        At progress 1 it does only if all visits so far, this one and one at the very end stay
+        within the share together.
+        """
         self._settle()
-        return self.max_share is None or (
-            self.spent + 2 * self.last <= self.max_share * self.outside
-        )
+        if self.max_share is None:
+            return True
+        granted = progress * (self.first + self.last)
+        between = self.spent - self.first + self.last
+        return between + granted <= self.max_share * self.outside
 
     @property
     def share(self) -> float:
@@ -59,7 +68,8 @@ class Budget:
 
     def state_dict(self) -> dict[str, float]:
         self._settle()
-        return {"spent": self.spent, "last": self.last, "outside": self.outside}
+        return {name: getattr(self, name) for name in ("spent", "first", "last", "outside")}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.spent, self.last, self.outside = state["spent"], state["last"], state["outside"]
+        for name, seconds in state.items():
+            setattr(self, name, seconds)

@@ -34,9 +34,9 @@ class FlowProbe(L.Callback):
     """Logs ``flow/<set>/<figure>``; ``scores.scores`` and ``baseline_scores`` say what they are.
 
     Probes at step 0, at the last step, at the end of validation, and at every multiple of
-    ``every_n_steps`` at which all probes so far, this one and the last one together stay within
-    ``max_share`` of the training time (null: at every multiple). So that the share holds, a short
-    run is probed rarely: set ``max_share`` or smaller sets.
+    ``every_n_steps`` that ``max_share`` affords: at the end all probes together have taken at
+    most this share of the training time (null: at every multiple). The first and the last probe
+    are always made, so a very short run pays more: set ``max_share`` or smaller sets.
 
     Any score can be monitored by ``ModelCheckpoint`` or ``EarlyStopping``. The parts of a set are
     split over ranks; every rank gets the same scores. ``weights="ema"`` looks at what a
@@ -115,7 +115,9 @@ class FlowProbe(L.Callback):
 
     def _all_afford(self, trainer: L.Trainer) -> bool:
         """Rank 0's clock decides for all, or some would wait for the others for ever."""
-        return trainer.strategy.broadcast(self.budget.affords())
+        # Without an end to steer for, what has been spent must have been earned.
+        progress = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 1.0
+        return trainer.strategy.broadcast(self.budget.affords(progress))
 
     # --- what -------------------------------------------------------------------------------
 
