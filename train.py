@@ -20,7 +20,7 @@ from doors import one_sentence
 from doors.building import build_data, build_module
 from doors.dry_run import dry_run
 from doors.loggers import log_config, log_final
-from doors.ranks import global_rank, one_of_many, speak_for_rank
+from doors.ranks import one_of_many, rank_or_any, speak_for_rank
 from doors.resume import checkpoint_to_resume, step_of, write_config
 from doors.run_folder import LAST
 from doors.stopping import LastCheckpoint, TimeLimit, seconds_of
@@ -28,6 +28,12 @@ from lras.checkpoint import save
 from tracing.benchmarks.provenance import provenance
 
 log = logging.getLogger("train")
+
+
+def named(group: DictConfig) -> list:
+    """What a group of the config names; null, and values for what nobody chose, are left out."""
+    chosen = [each for each in group.values() if each is not None and "_target_" in each]
+    return [instantiate(each, _convert_="object") for each in chosen]
 
 
 def train(cfg: DictConfig, out: Path) -> None:
@@ -46,9 +52,9 @@ def train(cfg: DictConfig, out: Path) -> None:
         log.info("%s is finished (step %d of %d): there is nothing to do.", out, before, steps)
         return
     callbacks = [LastCheckpoint(out / LAST), TimeLimit(started + limit_s)]
-    callbacks += instantiate(cfg.callbacks, _convert_="object").values()
-    loggers = list(instantiate(cfg.logger, _convert_="object").values())
-    if global_rank() == 0:
+    callbacks += named(cfg.callbacks)
+    loggers = named(cfg.logger)
+    if rank_or_any() == 0:
         write_config(cfg, out, before)
     module = build_module(cfg, data, out, last)
     trainer = instantiate(
@@ -79,7 +85,7 @@ def main(cfg: DictConfig) -> None:
     speak_for_rank()
 
     def tidy() -> None:
-        if global_rank() == 0 and {path.name for path in out.iterdir()} <= {"config", "train.log"}:
+        if rank_or_any() == 0 and {path.name for path in out.iterdir()} <= {"config", "train.log"}:
             shutil.rmtree(out)  # nothing was trained: leave nothing behind
 
     with one_sentence(tidy), one_of_many():

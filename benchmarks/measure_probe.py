@@ -33,11 +33,12 @@ def probed(run_dir: Path) -> dict:
     names = [key.split("/")[1] for key in history[0] if key.endswith("/epe")]
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
     budget = next(v["budget"] for name, v in state.items() if name.startswith("FlowProbe"))
+    spent = sum(budget["visits"])
     figures = {
         "probes": len(history),
-        "probe_seconds": round(budget["spent"], 1),
-        "training_seconds": round(budget["outside"], 1),
-        "overhead": budget["spent"] / budget["outside"],
+        "probe_seconds": round(spent, 1),
+        "other_seconds": round(budget["outside"], 1),
+        "overhead": spent / budget["outside"],
         "steps": [point["step"] for point in history],
     }
     for name in names:
@@ -45,6 +46,7 @@ def probed(run_dir: Path) -> dict:
         figures[name] = {
             key: last[f"flow/{name}/{key}"]
             for key in ("epe", "zero_epe", "dis_epe", "floor", "delta_avg", "ad", "oa", "aj")
+            if f"flow/{name}/{key}" in last
         }
         figures[name]["epe_curve_px"] = [point[f"flow/{name}/epe"] for point in history]
     return figures
@@ -98,7 +100,7 @@ def micro(done: Path | None) -> None:
     """Ten minutes of lras_micro with the probe on; write probe_micro.json. Needs CUDA."""
     if not torch.cuda.is_available():
         sys.exit("lras_micro was not measured: no accelerator is at hand.")
-    words = ("trainer.max_time=00:00:10:00", "callbacks.probe.max_batch=64")
+    words = ("trainer.max_time=00:00:10:00",)
     run_dir = done or train("probe_micro", "lras_micro", *words)
     keep_logs(run_dir, "probe_micro")
     FIGURES.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,7 @@ def micro(done: Path | None) -> None:
     note, figures = note_of(run_dir), probed(run_dir)
     cfg = OmegaConf.load(run_dir / "config" / "resolved.yaml")
     figures["tokens"] = tokens_trained(cfg, note["step"])
-    figures["tokens_per_second"] = round(figures["tokens"] / figures["training_seconds"])
+    figures["tokens_per_second"] = round(figures["tokens"] / figures["other_seconds"])
     figures |= {"minutes": round(note["seconds"] / 60, 2)} | origin(run_dir)
     figures["accelerator"] = torch.cuda.get_device_name()
     command = "python benchmarks/measure_probe.py micro"

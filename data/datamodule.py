@@ -32,6 +32,22 @@ class ClipDataModule(LightningDataModule):
         self.pairs = PairConfig(min_gap=min_gap, max_gap=max_gap, crop_px=crop_px, flip=flip)
         self.shuffle, self.seed = shuffle, seed
 
+    def state_dict(self) -> dict[str, int]:
+        """Samples of one step over all ranks: what a resumed run must draw too."""
+        return {"global_batch": self.batch_size * self._rank_and_world()[1]}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Raises ValueError if the run went on with another number of samples a step."""
+        world = self._rank_and_world()[1]
+        then, now = state_dict["global_batch"], self.batch_size * world
+        if then != now:
+            fits = then % world == 0
+            fix = f"data.batch_size={then // world}" if fits else "as many processes as it had"
+            raise ValueError(
+                f"the run drew {then} samples a step, but {world} processes of "
+                f"data.batch_size={self.batch_size} draw {now}; go on with {fix}."
+            )
+
     def train_dataloader(self) -> DataLoader:
         rank, world = self._rank_and_world()
         pipeline = train_pairs(

@@ -21,8 +21,12 @@ LOST = re.compile(
 )
 
 
-def global_rank() -> int:
-    """This process among all that train together; 0 where there is only one."""
+def rank_or_any() -> int:
+    """0 in exactly one of all processes that train together, the first; there is no group yet.
+
+    The global rank where torchrun or SLURM says it. Lightning's launcher tells its processes
+    their number on the node and the node's own only: then another number than 0 is one of these.
+    """
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
     # Lightning's launcher numbers the processes of a node; the node says which one it is.
@@ -56,7 +60,7 @@ def agreed(value: Callable[[], str], key: str) -> str:
 
 def speak_for_rank() -> None:
     """Rank 0 logs to console and file; other ranks warn on the console, under their number."""
-    if not (rank := global_rank()):
+    if not (rank := rank_or_any()):
         return
     root = logging.getLogger()
     for name in (
@@ -80,7 +84,7 @@ def one_of_many() -> Iterator[None]:
     Raises:
         ValueError: as it came, or in place of the error of a collective whose other end is gone.
     """
-    rank = global_rank()
+    rank = rank_or_any()
     try:
         yield
     except (ValueError, FileNotFoundError) as error:

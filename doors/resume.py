@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from doors.ranks import rank_or_any
 from doors.run_folder import LAST
 
 log = logging.getLogger("train")
@@ -25,9 +26,11 @@ MUST_AGREE = (
     "trainer.precision",
     "trainer.gradient_clip_val",
     "trainer.accumulate_grad_batches",
+    "callbacks.ema",
 )
-# A data set may move; streams are checked against the checkpoint, where null has its number.
-MAY_DIFFER = ("data.root", "data.streams", "data.num_workers")
+# A data set may move. Streams and batch size depend on how many processes share the work; the
+# data module checks them against the checkpoint.
+MAY_DIFFER = ("data.root", "data.streams", "data.num_workers", "data.batch_size")
 NUM_NAMED = 3
 
 
@@ -118,13 +121,13 @@ def _agreeing(cfg: DictConfig, out: Path) -> Path:
             f"start a new run with init_from={out}."
         )
     steps_then, steps_now = then.trainer.max_steps, cfg.trainer.max_steps
-    if steps_then != steps_now:
+    if steps_then != steps_now and rank_or_any() == 0:
         log.warning(
             "trainer.max_steps was %s and is %s now: the learning rate follows the new schedule.",
             steps_then,
             steps_now,
         )
-    if "stages" not in then.data:
+    if "stages" not in then.data and rank_or_any() == 0:
         log.warning(
             "clips are dealt out from the start again, so from here on this run sees other batches "
             "than an undisturbed one would have."

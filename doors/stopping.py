@@ -1,4 +1,4 @@
-"""How a training ends: when its time is up, and never without a checkpoint to go on from."""
+"""When a training ends, and what it leaves: a checkpoint to go on from, and the best so far."""
 
 import logging
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,6 +26,8 @@ class TimeLimit(L.Callback):
         self.deadline = deadline
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.deadline == float("inf"):
+            return
         if trainer.world_size > 1 and trainer.global_step % LOOK_EVERY:
             return
         if trainer.strategy.broadcast(time.monotonic() >= self.deadline):
@@ -43,6 +45,38 @@ class LastCheckpoint(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Lightning's, but silent when the fit ends: by then averaged weights may be in place."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """``LastCheckpoint`` has written what there is to write."""
+
+
+class BestByProbe(ModelCheckpoint):
+    """Keeps the best checkpoints by a score of the probe, saved at the steps that were probed.
+
+    A ``ModelCheckpoint`` that saves at steps of its own would file them under an older score.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(every_n_train_steps=1, **options)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *hook: Any) -> None:
+        if self._is_fresh(trainer):
+            super().on_train_batch_end(trainer, *hook)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._is_fresh(trainer) and self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The end is not better than what it is."""
+
+    def _is_fresh(self, trainer: L.Trainer) -> bool:
+        probed = trainer.callback_metrics.get("probe/step", -1)
+        return self.monitor in trainer.callback_metrics and int(probed) == trainer.global_step
 
 
 def seconds_of(max_time: str | DictConfig | dict | None) -> float:

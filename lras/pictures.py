@@ -109,12 +109,14 @@ class PredictionPictures(L.Callback):
         sharded = any(isinstance(weight, DTensor) for weight in pl_module.parameters())
         # subtle: shards are gathered by all ranks together, so before rank 0 goes on alone.
         model = pl_module.whole_next_frame() if sharded else pl_module.next_frame()
-        if not trainer.is_global_zero or not self._has_pairs(trainer):
+        if not trainer.is_global_zero:
             return
         try:
+            if not self._has_pairs(trainer):
+                return
             with left_as_found(pl_module):
                 strips = self.strips(in_float32(model), self.frames.to(pl_module.device))
-        except ValueError as error:  # a picture is no reason to end a training
+        except (RuntimeError, ValueError) as error:  # a picture is no reason to end a training
             log.warning("no predictions are pictured at step %d: %s", step, error)
             return
         captions = [f"{key}, step {step}: {self._legend()}" for key in self.keys]

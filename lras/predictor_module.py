@@ -90,8 +90,12 @@ class PredictorModule(L.LightningModule):
         seed = self._order_seed(TRAINING, self.global_step, part)
         nats = self.nats(batch["frames"], seed, batch.get("frame1_share", 1.0))
         loss = nats.mean()
-        # Every rank's samples, or rank 0 would speak for its own alone.
-        self.log("train/nats_per_code", loss.detach(), prog_bar=True, sync_dist=True)
+        shown = loss.detach()
+        # Every rank's samples, or rank 0 would speak for its own alone; but sync_dist would have
+        # the ranks wait for one another at every step, logged or not.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            shown = self.trainer.strategy.reduce(shown, reduce_op="mean")
+        self.log("train/nats_per_code", shown, prog_bar=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:

@@ -72,3 +72,12 @@ def test_validate_alone(root, tmp_path):
 def test_a_root_without_shards_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no folder .*train"):
         ClipDataModule(tmp_path).train_dataloader()
+
+
+def test_a_resumed_run_must_draw_as_many_samples_a_step():
+    four = ClipDataModule("somewhere", batch_size=4)
+    ClipDataModule("elsewhere", batch_size=4).load_state_dict(four.state_dict())
+    with pytest.raises(
+        ValueError, match=r"drew 4 samples a step.*with data\.batch_size=4"
+    ):
+        ClipDataModule("somewhere", batch_size=8).load_state_dict(four.state_dict())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import eval as eval_door
 import train as train_door
@@ -232,3 +233,10 @@ def test_a_door_in_a_process_of_its_own_shows_no_traceback(tmp_path):
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: tracer=kl needs a model")
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_null_and_values_for_what_nobody_chose_are_no_callbacks():
+    target = {"_target_": "lightning.pytorch.callbacks.DeviceStatsMonitor"}
+    group = OmegaConf.create({"probe": {"sets": {}}, "pictures": None, "stats": target})
+    (made,) = train_door.named(group)
+    assert type(made).__name__ == "DeviceStatsMonitor"

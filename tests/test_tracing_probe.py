@@ -6,8 +6,11 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import lightning as L
 import numpy as np
@@ -16,6 +19,8 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from data.types import PointPairs
+from doors.stopping import BestByProbe, LastCheckpoint, StepCheckpoint
+from lras.averaging import WeightEMA
 from lras.checkpoint import save
 from tests.fake_datasets import write_flow_pair
 from tests.reference.slow_probe_scores import slow_probe_scores
@@ -23,7 +28,7 @@ from tests.test_plain_trainer import SCENE, plain_trainer, predictor_module, sce
 from tests.tiny_model import states_equal, tiny_model
 from tracing.benchmarks.synthetic import synthetic_pairs
 from tracing.config import TracerConfig
-from tracing.probe import FlowProbe, flow_folder, probe_set, tapvid
+from tracing.probe import FlowProbe, flow_folder, probe_set, synthetic, tapvid
 from tracing.probe.budget import Budget
 from tracing.probe.pictures import probe_picture
 from tracing.probe.ranks import answers_of_all_ranks
@@ -87,7 +92,7 @@ def test_every_figure_pictures_and_a_table_are_logged_at_the_same_queries_each_t
     )
     probed = {step: m for step, m in recorder.metrics if "flow/held_out/epe" in m}
     assert list(probed) == [0, 2, 4]
-    asked = "epe median delta_avg ad oa aj hit peak_kl flipped_codes floor seconds zero_epe dis_epe"
+    asked = "epe median delta_avg ad hit peak_kl flipped_codes floor seconds zero_epe dis_epe"
     assert {f"flow/held_out/{name}" for name in asked.split()} <= probed[0].keys()
     assert any("/epe_background_4-8px" in key for key in probed[0])
     assert probed[0].keys() == probed[2].keys() - {"probe/share_of_training"}  # fixed columns
@@ -142,6 +147,8 @@ def test_occlusion_is_judged_by_a_threshold_that_other_pairs_chose():
     mute = [Answer(a.part, a.xy, torch.ones(4).double(), a.flipped_codes) for a in telling]
     figures = scores(sets, mute, patch_px=4)
     assert figures["oa"] < 1  # one that does not, cannot be
+    in_view = probe_set([held_out()], "x")
+    assert not {"oa", "aj"} & scores(in_view, answers_for(in_view), 4).keys()  # nothing to tell
 
 
 def test_a_picture_marks_query_truth_and_answer_and_survives_answers_that_are_no_numbers():
@@ -225,6 +232,51 @@ def test_checkpoints_and_early_stopping_can_watch_any_score(tmp_path):
     ]
 
 
+def test_the_best_checkpoint_is_saved_at_a_probed_step_under_its_own_score(tmp_path):
+    key = "flow/held_out/peak_kl"
+    best = BestByProbe(dirpath=tmp_path, monitor=key, mode="max", save_top_k=1, filename="best")
+    watcher = probe(every_n_steps=3)
+    plain_trainer(8, watcher, best, enable_checkpointing=True, default_root_dir=tmp_path).fit(
+        predictor_module(), scenes(8)
+    )
+    peaks = {point["step"]: point[key] for point in watcher.history if point["step"]}
+    kept = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert set(peaks) == {3, 6, 8}
+    assert kept["global_step"] == max(peaks, key=peaks.get)
+    assert best.best_model_score.item() == pytest.approx(max(peaks.values()))
+
+
+def test_whoever_watches_a_score_finds_the_last_one_after_a_resume(tmp_path):
+    class Look(L.Callback):
+        seen: ClassVar[list] = []
+
+        def on_train_batch_start(self, trainer, *_):
+            self.seen.append(int(trainer.callback_metrics["probe/step"]))
+
+    trainer = plain_trainer(3, probe(), default_root_dir=tmp_path)
+    trainer.fit(predictor_module(), scenes(6))
+    trainer.save_checkpoint(tmp_path / "at3.ckpt")
+    plain_trainer(6, probe(), Look(), default_root_dir=tmp_path).fit(
+        predictor_module(), scenes(6), ckpt_path=tmp_path / "at3.ckpt", weights_only=True
+    )
+    assert Look.seen == [3, 4, 4]
+
+
+def test_averaged_weights_at_the_end_do_not_replace_the_raw_ones_to_go_on_from(tmp_path):
+    last = tmp_path / "last.ckpt"
+    steps = StepCheckpoint(
+        dirpath=tmp_path, every_n_train_steps=500, save_last=True, save_top_k=0,
+        enable_version_counter=False,
+    )  # fmt: skip
+    callbacks = (LastCheckpoint(last), WeightEMA(decay=0.5), steps)
+    trainer = plain_trainer(6, *callbacks, enable_checkpointing=True, default_root_dir=tmp_path)
+    trainer.fit(predictor_module(), scenes(6))
+    state = torch.load(last, weights_only=True)
+    raw, averaged = state["current_model_state"], state["state_dict"]
+    name = "predictor.final_norm.weight"
+    assert not torch.equal(raw[name], averaged[name])
+
+
 # --- its account of time -----------------------------------------------------------------------
 
 
@@ -260,6 +312,9 @@ def test_budget_allows_a_visit_only_if_it_and_the_last_one_stay_within_the_share
     assert not twin.affords(1.0)
     clock.now += 0.2
     assert twin.affords(1.0) and budget.affords(1.0)
+    visit(30)  # once the machine was busy: paid for, but not what the next one is taken to cost
+    clock.now += 300
+    assert budget.affords(1.0)
     assert Budget(None).affords(1.0)
 
 
@@ -286,9 +341,14 @@ def test_budget_refuses_a_share_that_allows_nothing(share):
 
 
 def test_a_share_thins_out_the_probes_between_the_first_and_the_last(tmp_path):
-    watcher = probe(max_share=1e-6)
-    plain_trainer(6, watcher, default_root_dir=tmp_path).fit(predictor_module(), scenes(6))
-    assert [point["step"] for point in watcher.history] == [0, 6]
+    def steps_probed(**extra):
+        watcher = probe(max_share=1e-6, **extra)
+        trainer = plain_trainer(6, watcher, default_root_dir=tmp_path, val_check_interval=3)
+        trainer.fit(predictor_module(), scenes(6))
+        return [point["step"] for point in watcher.history]
+
+    assert steps_probed() == [0, 6]
+    assert steps_probed(at_validation_end="always") == [0, 3, 6]
 
 
 def test_a_resumed_run_keeps_history_and_account(tmp_path):
@@ -322,12 +382,14 @@ def test_sets_that_are_missing_or_empty_are_named_before_training(tmp_path):
         tapvid(tmp_path / "nowhere.pkl")
     hidden = held_out()
     hidden.visible.zero_()
-    with pytest.raises(ValueError, match="'dark' has no point whose target is visible"):
+    with pytest.raises(ValueError, match="no point of dark has a visible target"):
         probe_set([hidden], "dark")
     with pytest.raises(ValueError, match="has no set"):
         FlowProbe({"easy": None})
     with pytest.raises(ValueError, match="add easy to probe_set"):
         FlowProbe({"easy": {"num_pairs": 4}})
+    with pytest.raises(ValueError, match=r"probe set far: only 0 of"):
+        FlowProbe({"far": partial(synthetic, SCENE, 2, 2, min_motion_px=100.0)})
     with pytest.raises(ValueError, match="every_n_steps=0"):
         probe(every_n_steps=0)
 
@@ -337,7 +399,7 @@ def test_weights_that_are_no_numbers_are_told_and_training_goes_on(tmp_path, cap
         def on_train_batch_end(self, trainer, module, *_):
             torch.nn.init.constant_(module.predictor.final_norm.weight, math.nan)
 
-    watcher = probe(at_validation_end=False)
+    watcher = probe(at_validation_end="never")
     trainer = plain_trainer(4, Poison(), watcher, default_root_dir=tmp_path)
     with caplog.at_level(logging.WARNING):
         trainer.fit(predictor_module(), scenes(4))
@@ -360,6 +422,14 @@ def test_a_probe_that_fails_is_told_and_training_goes_on(tmp_path, caplog, monke
     assert trainer.global_step == 2
     assert "RuntimeError on rank 0: out of memory" in caplog.text
     assert watcher.history[-1] == {"step": 2}
+
+
+def test_a_set_that_does_not_fit_the_model_stops_the_run_at_its_first_probe(tmp_path):
+    scene = replace(SCENE, size=18)  # no whole patches
+    watcher = FlowProbe({"odd": synthetic(scene, 2, 2)}, tracer=TRACER)
+    trainer = plain_trainer(2, watcher, default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match="the probe set odd does not fit the model: ValueError"):
+        trainer.fit(predictor_module(), scenes(2))
 
 
 def test_a_rank_alone_traces_all_parts_and_reports_its_failure():

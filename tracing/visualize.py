@@ -149,13 +149,12 @@ def probe_figure(history: list[dict]) -> Figure:
         steps = [point["step"] for point in scored]
         axes.plot(steps, epes, marker="o", markersize=3, color="#1f4e9c", label="KL-tracing")
         for key, (label, style) in lines.items():
-            level = scored[0][f"flow/{name}/{key}"]
+            level = scored[-1].get(f"flow/{name}/{key}", math.nan)
             axes.axhline(level, linestyle=style, color="0.3", label=f"{label} {level:.2f}")
         axes.set(title=f"{name}: {epes[-1]:.2f} px at the end", xlabel="training step")
         # An untrained model answers anywhere; where it starts is not what the curve is about.
-        worst = scored[0][f"flow/{name}/zero_epe"]
-        late = [epe for epe in epes[len(epes) // 2 :] if math.isfinite(epe)]
-        axes.set_ylim(0, 1.6 * max([worst, *late]))
+        worst = [scored[-1].get(f"flow/{name}/zero_epe", math.nan), *epes[len(epes) // 2 :], 1e-3]
+        axes.set_ylim(0, 1.6 * max(value for value in worst if math.isfinite(value)))
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7)
     panels[0].set_ylabel("EPE (px), lower is better")

@@ -38,7 +38,8 @@ def slow_probe_scores(probe: ProbeSet, answers: list[Answer], patch_px: int) -> 
                 sum(far) / (len(far) + part.points.shape[1])
             )  # every query frame counts, with 0
             deltas.append(sum(near) / len(near))
-    middle = sorted(errors)[(len(errors) - 1) // 2]
+    ranked = sorted(errors)
+    middle = (ranked[(len(ranked) - 1) // 2] + ranked[len(ranked) // 2]) / 2
     return {
         "epe": mean(errors),
         "median": middle,

@@ -1,8 +1,10 @@
 """How much time probes may take: a share of the training they interrupt."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Budget:
@@ -11,7 +13,8 @@ class Budget:
     ``max_share``: largest share of the time outside; None sets no bound. The first visit and one
     at the very end are taken for granted, and their cost is spread evenly over the run, so that
     the visits between them are evenly spread too. State goes into the checkpoint, so a resumed
-    run keeps its account.
+    run keeps its account. What a visit costs is the median of those before: a machine that was
+    busy once does not silence the rest.
     """
 
     def __init__(
@@ -20,7 +23,8 @@ class Budget:
         if max_share is not None and not max_share > 0:
             raise ValueError(f"max_share={max_share}; use a positive share (0.03) or null.")
         self.max_share, self.clock = max_share, clock
-        self.spent = self.first = self.last = self.outside = 0.0  # s
+        self.visits: list[float] = []  # s
+        self.outside = 0.0  # s
         self._left: float | None = None  # clock when the outside was last counted; None inside
         self._entered = 0.0
 
@@ -37,21 +41,25 @@ class Budget:
             yield
         finally:
             self._left = self.clock()
-            self.last = self._left - self._entered
-            self.first = self.first or self.last
-            self.spent += self.last
+            self.visits.append(self._left - self._entered)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of all visits."""
+        return sum(self.visits)
 
     def affords(self, progress: float) -> bool:
-        """Whether one more visit like the last fits in, ``progress`` (0 to 1) into the run.
+        """Whether one more visit fits in, ``progress`` (0 to 1) into the run.
 
         At progress 1 it does only if all visits so far, this one and one at the very end stay
         within the share together.
         """
         self._settle()
-        if self.max_share is None:
+        if self.max_share is None or not self.visits:
             return True
-        granted = progress * (self.first + self.last)
-        between = self.spent - self.first + self.last
+        cost = statistics.median(self.visits)
+        granted = progress * (self.visits[0] + cost)
+        between = sum(self.visits[1:]) + cost
         return between + granted <= self.max_share * self.outside
 
     @property
@@ -66,10 +74,9 @@ class Budget:
             now = self.clock()
             self.outside, self._left = self.outside + now - self._left, now
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         self._settle()
-        return {name: getattr(self, name) for name in ("spent", "first", "last", "outside")}
+        return {"visits": list(self.visits), "outside": self.outside}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        for name, seconds in state.items():
-            setattr(self, name, seconds)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.visits, self.outside = list(state["visits"]), state["outside"]

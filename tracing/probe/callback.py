@@ -7,13 +7,15 @@ probe trains the same weights as one without.
 
 import json
 import logging
+import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from tracing.benchmarks.evaluation import on_device
 from tracing.config import TracerConfig
@@ -33,13 +35,14 @@ TABLE = ("epe", "median", "delta_avg", "ad", "oa", "aj", "hit", "peak_kl", "zero
 class FlowProbe(L.Callback):
     """Logs ``flow/<set>/<figure>``; ``scores.scores`` and ``baseline_scores`` say what they are.
 
-    Probes at step 0, at the last step, at the end of validation, and at every multiple of
-    ``every_n_steps`` that ``max_share`` affords: at the end all probes together have taken at
-    most this share of the training time (null: at every multiple). The first and the last probe
-    are always made, so a very short run pays more: set ``max_share`` or smaller sets.
+    Probes at step 0 and at the last step, whatever they cost, and at every multiple of
+    ``every_n_steps`` and every end of validation that ``max_share`` affords: by the last step all
+    probes together have taken at most this share of the rest of the time (null: no bound). A run
+    that is very short, or stopped before its last step, pays more for its first probe.
 
-    Any score can be monitored by ``ModelCheckpoint`` or ``EarlyStopping``. The parts of a set are
-    split over ranks; every rank gets the same scores. ``weights="ema"`` looks at what a
+    Callbacks can watch any score in ``trainer.callback_metrics``, and ``probe/step``, the step
+    that all of them belong to. The parts of a set are split over ranks; every rank gets the same
+    scores. ``weights="ema"`` looks at what a
     WeightAveraging callback keeps. ``pl_module.next_frame()`` must give a model of
     ``tracing.protocol`` (and ``whole_next_frame()`` too, if its weights are sharded). The history
     is kept in ``probe.json`` in the trainer's root folder, and drawn as ``probe.png`` at the end.
@@ -47,37 +50,35 @@ class FlowProbe(L.Callback):
 
     def __init__(
         self,
-        sets: dict[str, Any],  # ProbeSet by name; a set that is None is left out
+        sets: dict[str, Any],  # by name, a ProbeSet or what makes one; None is left out
         every_n_steps: int = 50,
         tracer: TracerConfig | None = None,
         seed: int = 0,  # of the reveal masks
-        max_batch: int = 64,
+        max_batch: int | None = None,  # sequences of one forward; None: 8 on a CPU, else 64
         max_share: float | None = 0.03,
         weights: Weights = "raw",
         pictures: int = 1,  # of so many frame pairs in each set
-        at_validation_end: bool = True,
+        at_validation_end: Literal["afford", "always", "never"] = "afford",
     ) -> None:
         super().__init__()
-        self.sets = {name: probe for name, probe in sets.items() if probe is not None}
+        self.sets = {name: made(name, probe) for name, probe in sets.items() if probe is not None}
         if not self.sets:
             raise ValueError(
                 "the flow probe has no set; name one, probe_set=[held_out], or drop the probe with "
                 "callbacks.probe=null."
             )
-        strange = [name for name, probe in self.sets.items() if not isinstance(probe, ProbeSet)]
-        if strange:  # values for a set that nobody chose
-            raise ValueError(
-                f"callbacks.probe.sets.{strange[0]} has values but no source; add {strange[0]} to "
-                f"probe_set=[...], or drop it with callbacks.probe.sets.{strange[0]}=null."
-            )
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps}; the probe needs a step or more.")
+        if at_validation_end not in ("afford", "always", "never"):
+            raise ValueError(
+                f"at_validation_end={at_validation_end!r}; use afford, always or never."
+            )
         self.every_n_steps, self.seed = every_n_steps, seed
         self.cfg, self.max_batch = tracer or TracerConfig(num_masks=4), max_batch
         self.weights, self.pictures = weights, pictures
         self.at_validation_end = at_validation_end
         self.budget = Budget(max_share)
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, float | int]] = []
         self.answers: dict[str, list[Answer]] = {}  # of the last probe, by set
         self._baselines: dict[str, dict[str, float]] = {}
 
@@ -86,6 +87,8 @@ class FlowProbe(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, probe in self.sets.items():
             log.info("probe set %s: %s", name, probe.about)
+        if self.history:  # a resumed run: whoever watches a score finds the last one
+            self._show_callbacks(trainer, self.history[-1])
         self.budget.start()
         if trainer.global_step == 0:  # the curve begins with the untrained model
             self.probe(trainer, pl_module)
@@ -102,12 +105,16 @@ class FlowProbe(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not on_validation_epoch_end: until then averaged and raw weights are swapped.
-        wanted = self.at_validation_end and not trainer.sanity_checking
-        if wanted and self._is_new(trainer.global_step):
+        step = trainer.global_step
+        if self.at_validation_end == "never" or trainer.sanity_checking or not self._is_new(step):
+            return
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        sure = self.at_validation_end == "always" or not fitting or step == trainer.max_steps
+        if sure or self._all_afford(trainer):
             self.probe(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero and any(len(point) > 1 for point in self.history):
+        if trainer.is_global_zero and any("epe" in key for key in self.history[-1]):
             save_png(probe_figure(self.history), Path(trainer.default_root_dir) / "probe.png")
 
     def _is_new(self, step: int) -> bool:
@@ -128,19 +135,25 @@ class FlowProbe(L.Callback):
         figures: dict[str, float] = {}
         drawn: dict[str, list] = {}
         with self.budget.spending(), probed_model(trainer, pl_module, self.weights) as model:
-            tracer = KLTracer(model, self.cfg, self.max_batch)
-            for name, probe in self.sets.items():
-                own, drawn[name] = self._probe_set(tracer, name, probe, pl_module.device)
+            device = next(model.parameters()).device
+            max_batch = self.max_batch or (8 if device.type == "cpu" else 64)
+            tracer = KLTracer(model, self.cfg, max_batch)
+            for name in self.sets:
+                own, drawn[name] = self._probe_set(tracer, name, device, trainer.is_global_zero)
                 figures |= {f"flow/{name}/{key}": value for key, value in own.items()}
             self.history.append({"step": trainer.global_step} | figures)
             self._log(trainer, figures, drawn)
         return figures
 
     def _probe_set(
-        self, tracer: KLTracer, name: str, probe: ProbeSet, device: torch.device
+        self, tracer: KLTracer, name: str, device: torch.device, speaks: bool
     ) -> tuple[dict[str, float], list]:
-        """Figures of one set and its pictures; none of either where tracing failed."""
-        started = time.perf_counter()
+        """Figures of one set and its pictures; none of either where tracing failed.
+
+        Raises:
+            ValueError: the very first tracing failed for a reason that will not go away.
+        """
+        started, probe = time.perf_counter(), self.sets[name]
 
         def trace(part: int) -> Answer:
             pair = on_device(probe.shown[part], str(device))
@@ -156,8 +169,11 @@ class FlowProbe(L.Callback):
 
         answers, problem = answers_of_all_ranks(range(len(probe.shown)), trace)
         self.answers[name] = answers
+        if problem and not self.history and problem.startswith("ValueError"):
+            raise ValueError(f"the probe set {name} does not fit the model: {problem}")
         if problem:
-            log.warning("the probe of %s failed and is left out this time: %s", name, problem)
+            if speaks:
+                log.warning("the probe of %s failed and is left out this time: %s", name, problem)
             return {}, []
         if name not in self._baselines:
             on_cells = self.cfg.placement == "query" and self.cfg.read_out == "all"
@@ -167,7 +183,7 @@ class FlowProbe(L.Callback):
             )
         figures = scores(probe, answers, tracer.model.patch_px) | self._baselines[name]
         lost = sum(int((~answer.peak_kl.isfinite()).sum()) for answer in answers)
-        if lost:
+        if lost and speaks:
             log.warning(
                 "the probe of %s: %d of %d points have a KL that is no number, so its scores say "
                 "nothing; look at the training loss.",
@@ -189,7 +205,7 @@ class FlowProbe(L.Callback):
         step = trainer.global_step
         # Straight to both: a module's own log() is not allowed in all of our hooks, and repeats
         # a value under later steps.
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in figures.items()})
+        self._show_callbacks(trainer, self.history[-1])
         share = {"probe/share_of_training": self.budget.share} if step else {}
         for logger in trainer.loggers:
             logger.log_metrics(figures | share, step=step)
@@ -211,10 +227,14 @@ class FlowProbe(L.Callback):
         }
         log.info("step %d: EPE %s", step, epes)
 
+    def _show_callbacks(self, trainer: L.Trainer, point: dict[str, float | int]) -> None:
+        shown = {("probe/step" if key == "step" else key): value for key, value in point.items()}
+        trainer.callback_metrics.update({k: torch.tensor(float(v)) for k, v in shown.items()})
+
     def table(self) -> tuple[list[str], list[list]]:
         """Columns and rows of all probes so far, one row for each set and step."""
         rows = [
-            [point["step"], name, *(point[f"flow/{name}/{key}"] for key in TABLE)]
+            [point["step"], name, *(point.get(f"flow/{name}/{key}", math.nan) for key in TABLE)]
             for point in self.history
             for name in self.sets
             if f"flow/{name}/epe" in point
@@ -234,3 +254,22 @@ class FlowProbe(L.Callback):
         self.history = list(state_dict["history"])
         if "budget" in state_dict:
             self.budget.load_state_dict(state_dict["budget"])
+
+
+def made(name: str, source: Any) -> ProbeSet:
+    """The set itself, or what its maker makes; a mistake is told under the set's name.
+
+    Raises:
+        ValueError: it cannot be made, or is only values for a set that nobody chose.
+    """
+    if isinstance(source, ProbeSet):
+        return source
+    if not callable(source):
+        raise ValueError(
+            f"callbacks.probe.sets.{name} has values but no source; add {name} to "
+            f"probe_set=[...], or drop it with callbacks.probe.sets.{name}=null."
+        )
+    try:
+        return source()
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"probe set {name}: {error}") from error

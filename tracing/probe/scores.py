@@ -39,8 +39,8 @@ def scores(probe: ProbeSet, answers: Sequence[Answer], patch_px: int) -> dict[st
     points. ``ad``, ``delta_avg``, ``oa`` and ``aj`` are TAP-Vid's, at 256x256: per frame pair,
     then the mean over pairs; in ``ad``, as published, the query frame counts with its error of 0.
     ``oa`` and ``aj`` call a point visible by a threshold on the peak that the other half of the
-    pairs chose. ``flipped_codes`` is the mean number of codes a tracer changed, ``silent`` the
-    share of points where it changed none.
+    pairs chose; a set without hidden targets has neither. ``flipped_codes`` is the mean number of
+    codes a tracer changed, ``silent`` the share of points where it changed none.
     """
     _check(probe, answers)
     xy = in_stored_pixels(probe, [answer.xy for answer in answers])
@@ -53,6 +53,8 @@ def scores(probe: ProbeSet, answers: Sequence[Answer], patch_px: int) -> dict[st
     figures = _pooled(probe, xy)
     figures["hit"] = functional.hit_share(inside, aimed, visible, patch_px).item()
     figures |= _per_pair(probe, xy, called)
+    if probe.num_visible == probe.num_points:  # nothing to tell apart: 1.0 would mean nothing
+        del figures["oa"], figures["aj"]
     figures["peak_kl"] = peak.double().mean().item()
     figures["flipped_codes"] = flipped.double().mean().item()
     figures["silent"] = (flipped == 0).double().mean().item()
@@ -125,7 +127,11 @@ def _pooled(probe: ProbeSet, xy: Float[Tensor, "all_points 2"]) -> dict[str, flo
     still = torch.cat([part.points[0] for part in probe.stored])
     zero = functional.distances(still, _joined(probe, "target"))[visible]
     ratio = (error.mean() / zero.mean()).item()
-    return {"epe": error.mean().item(), "median": error.median().item(), "ratio_to_zero": ratio}
+    return {
+        "epe": error.mean().item(),
+        "median": error.quantile(0.5).item(),
+        "ratio_to_zero": ratio,
+    }
 
 
 def _per_pair(

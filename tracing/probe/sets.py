@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.readers.flow_pairs import find_flow_pairs, read_flow_pair
-from data.readers.tapvid import read_tracks
+from data.readers.tapvid import TrackFile
 from data.synthetic import SceneConfig
 from data.types import PointPairs
 from tracing.baselines import DIS
 from tracing.benchmarks.flow import point_pairs_of, resized_pairs
 from tracing.benchmarks.synthetic import synthetic_pairs
-from tracing.benchmarks.tapvid import first_pairs
+from tracing.benchmarks.tapvid import TrackParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def probe_set(
     visible = sum(int(part.visible.sum()) for part in stored)
     if not visible:
         raise ValueError(
-            f"the probe set {name!r} has no point whose target is visible, so no error could be "
-            f"measured; name another source, or drop the set with probe_set=[...]."
+            f"no point of {name} has a visible target, so no error could be measured; name "
+            f"another source, or leave this set out of probe_set=[...]."
         )
     points = sum(part.points.shape[1] for part in stored)
     about = f"{len(stored)} frame pairs, {points} points ({visible} visible), {drawn}"
@@ -108,19 +108,21 @@ def flow_folder(
     seed: int = 7,
     input_px: int | None = None,
 ) -> ProbeSet:
-    """The folders below ``root``, as ``task=flow_pairs`` takes them; at most ``num_pairs``."""
+    """A seeded draw of ``num_pairs`` (None: all) folders below ``root``, as ``task=flow_pairs``."""
     if root is None:
         raise ValueError(
             "the probe set of real pairs has no folder; pass "
             "callbacks.probe.sets.real_pairs.root=DIR, with frame0.png, frame1.png, flow.flo in "
             "each folder of it."
         )
-    folders = find_flow_pairs(root)[:num_pairs]
+    found = find_flow_pairs(root)
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:num_pairs]
+    folders = [found[i] for i in order.sort().values.tolist()]
     pairs = (
         point_pairs_of(read_flow_pair(folder), points_per_pair, seed + number)
         for number, folder in enumerate(folders)
     )
-    drawn = f"uniform over known flow that stays in view, seed {seed}"
+    drawn = f"of {len(found)} pairs, uniform over known flow that stays in view, seed {seed}"
     return probe_set(pairs, str(root), input_px, drawn)
 
 
@@ -137,7 +139,8 @@ def tapvid(
             "the probe set of TAP-Vid has no file; pass callbacks.probe.sets.tapvid.path=FILE.pkl."
         )
     generator = torch.Generator().manual_seed(seed)
-    every = [pair for track in read_tracks(path) for pair in first_pairs(track)]
+    # Frames are decoded one video at a time, and only of the pairs that were drawn.
+    every = TrackParts(TrackFile(path), None, None, 1, seed, "cpu")
     order = torch.randperm(len(every), generator=generator)[:num_pairs].sort().values
     chosen = (_some_points(every[i], points_per_pair, generator) for i in order.tolist())
     drawn = f"{len(order)} of {len(every)} pairs, {points_per_pair} points at most, seed {seed}"
