@@ -24,6 +24,7 @@ from doors.ranks import one_of_many, rank_or_any, speak_for_rank
 from doors.resume import checkpoint_to_resume, step_of, write_config
 from doors.run_folder import LAST
 from doors.stopping import LastCheckpoint, TimeLimit, seconds_of
+from doors.training_note import training_note
 from lras.checkpoint import save
 from tracing.benchmarks.provenance import provenance
 
@@ -71,7 +72,11 @@ def train(cfg: DictConfig, out: Path) -> None:
     trainer.fit(module, data, ckpt_path=last, weights_only=True)
     step, seconds = trainer.global_step, round(time.monotonic() - started)
     if trainer.is_global_zero:
-        save(module.next_frame(), out / "export", {"step": step, "seconds": seconds} | origin)
+        batches = step * trainer.accumulate_grad_batches
+        note = training_note(data, module.predictor.cfg, batches, trainer.world_size, callbacks)
+        save(
+            module.next_frame(), out / "export", {"step": step, "seconds": seconds} | note | origin
+        )
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     log_final(loggers, figures | {"step": step, "seconds": seconds}, config)
     if step < steps:

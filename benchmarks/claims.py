@@ -24,11 +24,13 @@ def known_names() -> list[str]:
     return sorted(path.stem.removeprefix("claims_") for path in here.glob("claims_*.py"))
 
 
-def rerun(claims: list[Claim], commands: dict[str, str], folder: Path) -> dict[str, str]:
+def rerun(
+    claims: list[Claim], commands: dict[str, str], folder: Path
+) -> dict[str, tuple[str, str]]:
     """Measure every result file of these promises again.
 
     Returns:
-        Result file -> reason, for those that could not be measured.
+        Result file -> FAIL or NOT MEASURED, and the reason, for those without a new figure.
     """
     failures = {}
     for name in dict.fromkeys(claim.result for claim in claims if claim.result):
@@ -37,13 +39,15 @@ def rerun(claims: list[Claim], commands: dict[str, str], folder: Path) -> dict[s
         except (NotMeasuredError, ValueError):
             command = commands.get(name)
         if command is None:
-            failures[name] = f"nothing says how to measure {name}"
+            failures[name] = "FAIL", f"nothing says how to measure {name}"
             continue
         print(f"measuring {name}: {command}", file=sys.stderr, flush=True)
         try:
             run_again(command, folder / name)
+        except NotMeasuredError as reason:
+            failures[name] = "NOT MEASURED", str(reason)
         except RuntimeError as error:
-            failures[name] = str(error)
+            failures[name] = "FAIL", str(error)
     return failures
 
 
@@ -55,8 +59,8 @@ def report(
     words = []
     for claim in claims:
         if claim.result in failures:
-            note = f"({failures[claim.result]})"
-            verdict = Verdict("FAIL", claim.what, str(claim.target), note=note)
+            word, reason = failures[claim.result]
+            verdict = Verdict(word, claim.what, str(claim.target), note=f"({reason})")
         else:
             verdict = judge(claim)
         print(verdict, flush=True)

@@ -21,7 +21,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from benchmarks.measure_main import SHARED, WORK, keep_logs, note_of, origin, run, train
-from benchmarks.result_file import ROOT, write_result
+from benchmarks.result_file import CANNOT_MEASURE_HERE, ROOT, write_result
+from doors.estimate import num_processes, plan_of, total_tokens
 
 FIGURES = ROOT / "docs" / "figures"
 PICKLES = ("short", "long")
@@ -99,7 +100,8 @@ def _figures(row: dict) -> dict:
 def micro(done: Path | None) -> None:
     """Ten minutes of lras_micro with the probe on; write probe_micro.json. Needs CUDA."""
     if not torch.cuda.is_available():
-        sys.exit("lras_micro was not measured: no accelerator is at hand.")
+        print("lras_micro was not measured: no accelerator is at hand.", file=sys.stderr)
+        sys.exit(CANNOT_MEASURE_HERE)
     words = ("trainer.max_time=00:00:10:00",)
     run_dir = done or train("probe_micro", "lras_micro", *words)
     keep_logs(run_dir, "probe_micro")
@@ -107,26 +109,16 @@ def micro(done: Path | None) -> None:
     shutil.copy(run_dir / "probe.png", FIGURES / "lras_micro_probe.png")
     note, figures = note_of(run_dir), probed(run_dir)
     cfg = OmegaConf.load(run_dir / "config" / "resolved.yaml")
-    figures["tokens"] = tokens_trained(cfg, note["step"])
+    model = instantiate(cfg.model.predictor.cfg)
+    plan = plan_of(
+        instantiate(cfg.data, _convert_="object"), note["step"], model, num_processes(cfg)
+    )
+    figures["tokens"] = total_tokens(plan, model)
     figures["tokens_per_second"] = round(figures["tokens"] / figures["other_seconds"])
     figures |= {"minutes": round(note["seconds"] / 60, 2)} | origin(run_dir)
     figures["accelerator"] = torch.cuda.get_device_name()
     command = "python benchmarks/measure_probe.py micro"
     write_result("probe_micro.json", figures, command, [0], sha=note["git_sha"])
-
-
-def tokens_trained(cfg, steps: int) -> int:
-    """Tokens of all sequences of the first ``steps`` optimizer steps of a curriculum."""
-    predictor = instantiate(cfg.model.predictor.cfg)
-    total = 0
-    for stage in cfg.data.stages:
-        done = min(steps, round(stage.steps * cfg.data.steps_scale))
-        patches = (stage.scene.size // predictor.patch_px) ** 2
-        frame0 = patches * (predictor.codes_per_patch + predictor.frame0_pointers)
-        kept = max(1, round(stage.get("frame1_share", 1.0) * patches))
-        total += done * stage.batch * (frame0 + kept * (1 + predictor.codes_per_patch))
-        steps -= done
-    return total
 
 
 def main() -> None:

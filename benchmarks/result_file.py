@@ -24,6 +24,7 @@ from tracing.benchmarks.provenance import git_sha, machine
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 KEYS = ("figures", "command", "git_sha", "date", "machine", "seeds")
+CANNOT_MEASURE_HERE = 77  # exit status of a command whose last words on stderr say what it lacks
 
 
 def read_result(name: str, folder: Path | None = None) -> dict:
@@ -103,6 +104,7 @@ def run_again(command: str, path: Path) -> None:
     ``python`` stands for the interpreter that is running now.
 
     Raises:
+        NotMeasuredError: a step ended with ``CANNOT_MEASURE_HERE``; carries its last words.
         RuntimeError: a step failed, or the file at ``path`` was not written anew.
     """
     before = path.stat().st_mtime_ns if path.is_file() else None
@@ -110,10 +112,23 @@ def run_again(command: str, path: Path) -> None:
         words = shlex.split(step)
         words = [sys.executable if word == "python" else word for word in words[:1]] + words[1:]
         try:
-            status = subprocess.run(words, cwd=ROOT, check=False).returncode
+            status, last_words = _run(words)
         except OSError as error:
             raise RuntimeError(f"`{step}` could not be run: {error.strerror}") from None
+        if status == CANNOT_MEASURE_HERE:
+            raise NotMeasuredError(last_words or f"`{step}` cannot be measured here")
         if status:
             raise RuntimeError(f"`{step}` ended with status {status}")
     if not path.is_file() or path.stat().st_mtime_ns == before:
         raise RuntimeError(f"`{command}` did not write {path.name}")
+
+
+def _run(words: list[str]) -> tuple[int, str]:
+    """Exit status and last line on stderr, which is passed on as it comes."""
+    last = ""
+    pipe = {"stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with subprocess.Popen(words, cwd=ROOT, **pipe) as process:
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            last = line.strip() or last
+    return process.returncode, last

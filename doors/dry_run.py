@@ -18,6 +18,7 @@ from doors.estimate import (
     optimizer_bytes,
     plan_of,
     seconds_per_step,
+    total_tokens,
 )
 from lras.config import PredictorConfig
 from lras.predictor import FramePredictor
@@ -97,12 +98,13 @@ def work_table(
         )
         table.add_row(*(f"{value:,}" for value in sizes), *times)
     table.add_section()
-    tokens = sum(work.tokens(cfg) * work.batch * work.steps for work in plan)
     timed = not any(isinstance(spent, str) for spent in seconds)
     whole = sum(w.steps * s for w, s in zip(plan, seconds, strict=True)) if timed else None
     steps = f"{sum(work.steps for work in plan):,}"
     last = "not measured" if whole is None else spell(whole)
-    table.add_row("all", steps, "", "", "", "", f"{tokens:,}", "", last, style="bold")
+    table.add_row(
+        "all", steps, "", "", "", "", f"{total_tokens(plan, cfg):,}", "", last, style="bold"
+    )
     return table
 
 

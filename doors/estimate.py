@@ -72,6 +72,11 @@ def plan_of(data: Any, steps: int, model: PredictorConfig, world: int) -> list[W
     return plan
 
 
+def total_tokens(plan: list[Work], model: PredictorConfig) -> int:
+    """Tokens of all training sequences of a plan."""
+    return sum(work.tokens(model) * work.batch * work.steps for work in plan)
+
+
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     """What this optimizer keeps, found by letting it take a step on the meta device."""
     for group in optimizer.param_groups:

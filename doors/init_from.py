@@ -93,40 +93,82 @@ def _take(
     """The new value of one parameter, or None; and how it was made, or why it was not."""
     if given is None:
         return None, "there is no such tensor there"
-    if given.shape[1:] != own.shape[1:]:
+    if given.ndim != own.ndim or given.shape[1:] != own.shape[1:]:
         return None, f"its shape is {_by(given)} there and {_by(own)} here"
     if name.startswith("blocks.") and new.num_heads != old.num_heads:
         return None, f"num_heads is {old.num_heads} there and {new.num_heads} here"
     if name in ("token_table.weight", "head.weight"):
-        return _take_codes(given, new, old, same_codes)
+        return _take_codes(own, given, new, old, same_codes)
     if name == "place_table.weight":
-        return _take_places(given, new, old)
+        return _take_places(own, given, new, old)
     if given.shape != own.shape:
         return None, f"its shape is {_by(given)} there and {_by(own)} here"
     return given, ""
 
 
-def _take_codes(given: Tensor, new: PredictorConfig, old: PredictorConfig, same: bool) -> Taken:
+def _take_codes(
+    own: Tensor, given: Tensor, new: PredictorConfig, old: PredictorConfig, same: bool
+) -> Taken:
     """A table with a row per code and, with slot positions, per pointer of either frame."""
     if not same:
         return None, OTHER_CODES
     if new.positions != old.positions:
         return None, f"positions={old.positions} there and {new.positions} here"
-    if new.positions == "rotary" or new.grid.num_patches == old.grid.num_patches:
-        return given, ""
-    codes, pointers = given[: old.num_codes], given[old.num_codes :]
-    return torch.cat([codes, _resize(pointers, old, new)]), _resized(old, new)
+    if new.num_codes != old.num_codes:
+        return None, f"num_codes is {old.num_codes} there and {new.num_codes} here"
+    codes = slice(0, new.num_codes)
+    before, after = ([codes, *_pointer_rows(cfg)] for cfg in (old, new))
+    return _take_rows(own, given, before, after, new, old)
 
 
-def _take_places(given: Tensor, new: PredictorConfig, old: PredictorConfig) -> Taken:
+def _take_places(own: Tensor, given: Tensor, new: PredictorConfig, old: PredictorConfig) -> Taken:
     """A row per frame and slot; with slot positions per frame, patch and slot."""
     if new.positions != old.positions:
         return None, f"positions={old.positions} there and {new.positions} here"
     if new.codes_per_patch != old.codes_per_patch:
         return None, f"a patch has {old.codes_per_patch} codes there, {new.codes_per_patch} here"
-    if new.positions == "rotary" or new.grid.num_patches == old.grid.num_patches:
+    return _take_rows(own, given, _place_rows(old), _place_rows(new), new, old)
+
+
+def _take_rows(
+    own: Tensor,
+    given: Tensor,
+    before: list[slice],
+    after: list[slice],
+    new: PredictorConfig,
+    old: PredictorConfig,
+) -> Taken:
+    """The rows ``before`` of ``given``, put where they stand ``after``; the last two are frames 0
+    and 1, over the grid of patches. Rows of other things (flow, poses) have no meaning here.
+    """
+    if new.positions == "rotary" or (before, given.shape) == (after, own.shape):
         return given, ""
-    return _resize(given, old, new), _resized(old, new)
+    *codes, frame0, frame1 = (given[rows] for rows in before)
+    frames, how = torch.cat([frame0, frame1]), f"taken from {len(given)} rows, those of two frames"
+    if new.grid.num_patches != old.grid.num_patches:
+        frames, how = _resize(frames, old, new), _resized(old, new)
+    parts = [*codes, *frames.chunk(2)]
+    known = sum(map(len, parts))
+    if known != len(own):
+        return None, f"it has {len(own)} rows here, and two frames there give {known}"
+    taken = torch.empty_like(own)
+    for rows, part in zip(after, parts, strict=True):
+        taken[rows] = part.to(own)
+    return taken, how
+
+
+def _pointer_rows(cfg: PredictorConfig) -> list[slice]:
+    """Where the token table has the pointers of frame 0 and of frame 1, with slots."""
+    many, vocab = cfg.grid.num_patches, cfg.vocab(cfg.grid)
+    return [slice(base, base + many) for base in map(vocab.pointer_base, (0, 1))]
+
+
+def _place_rows(cfg: PredictorConfig) -> list[slice]:
+    """Where a slot model's table has the places of frame 0 and of frame 1."""
+    many = cfg.grid.num_patches * (1 + cfg.codes_per_patch)
+    ranges = cfg.ranges
+    starts = (0, many) if ranges is None else (ranges.places0[0], ranges.places1[0])
+    return [slice(start, start + many) for start in starts]
 
 
 def _resize(

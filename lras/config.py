@@ -1,10 +1,11 @@
 """Frozen configurations of the two networks. Named sizes live in configs/model/."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lras.grid import PatchGrid
+from lras.vocab import TokenRanges, Vocab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,13 @@ class PredictorConfig:
     frame0_pointers: bool = False  # pointer tokens before frame-0 contents too
     embed_pixels: bool = True  # code embedding = table + linear of the code's decoded pixels
     tied_head: bool = True  # output weights = code embedding
+    vocab_size: int | None = None  # slot only: rows of the token table; None = what RGB needs
+    num_places: int | None = None  # slot only: rows of the slot table; None = what RGB needs
+    ranges: TokenRanges | None = None  # slot only: where a published file keeps which tokens
 
     def __post_init__(self) -> None:
         _ = self.grid  # checks the geometry
+        self._check_tables()
         if self.dim % self.num_heads:
             raise ValueError(
                 f"dim={self.dim} is not a multiple of num_heads={self.num_heads} "
@@ -94,6 +99,15 @@ class PredictorConfig:
         }
         return cls(**(flavor | sizes))
 
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "PredictorConfig":
+        """Out of ``dataclasses.asdict``, also after a way through JSON."""
+        ranges = values.get("ranges")
+        if ranges is not None:
+            pairs = {name: pair and tuple(pair) for name, pair in ranges.items()}
+            values = {**values, "ranges": TokenRanges(**pairs)}
+        return cls(**values)
+
     @property
     def grid(self) -> PatchGrid:
         """The grids of a frame of ``image_size``."""
@@ -102,3 +116,32 @@ class PredictorConfig:
     @property
     def codes_per_patch(self) -> int:
         return (self.patch_px // self.code_px) ** 2
+
+    def vocab(self, grid: PatchGrid) -> Vocab:
+        """Token ids of frames on ``grid``."""
+        return Vocab(self.num_codes, grid.num_patches, self.ranges)
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of a slot model's token table."""
+        return self.vocab_size or self.vocab(self.grid).size
+
+    @property
+    def num_slots(self) -> int:
+        """Rows of a slot model's table of places."""
+        return self.num_places or 2 * (1 + self.codes_per_patch) * self.grid.num_patches
+
+    def _check_tables(self) -> None:
+        """The tables hold the ids and places that two frames of RGB need."""
+        longer = (self.vocab_size, self.num_places, self.ranges) != (None, None, None)
+        if longer and self.positions != "slot":
+            raise ValueError(
+                f"vocab_size, num_places and ranges belong to positions=slot, got "
+                f"positions={self.positions}; leave them out."
+            )
+        bare = replace(self, vocab_size=None, num_places=None, ranges=None) if longer else self
+        if self.num_tokens < bare.num_tokens or self.num_slots < bare.num_slots:
+            raise ValueError(
+                f"vocab_size={self.num_tokens} and num_places={self.num_slots} are fewer than the "
+                f"{bare.num_tokens} and {bare.num_slots} that two frames need; leave them out."
+            )

@@ -1,11 +1,13 @@
 """The transformer block: attention over (prefix, self), rotary places, norms, MLP.
 
-Every block runs in two ways that agree: causally over a whole sequence (training, and encoding a
-prefix whose keys and values are kept), and as many small groups of queries that each see the
-whole prefix and their own group, never one another (parallel read-out).
+Every block runs in ways that agree: causally over a whole sequence (training, and encoding a prefix
+whose keys and values are kept), over tokens that continue what was read before, and as many small
+groups of queries that each see the whole prefix and their own group, never one another (parallel
+read-out).
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ from lras.config import PredictorConfig
 
 SHORT_SEQUENCE = 1024  # tokens
 QUERY_SLICE = 128  # tokens
+SCORES = 2**28  # attention scores of a parallel read-out that are held at a time
 
 KeyValue = tuple[
     Float[Tensor, "batch heads given head_dim"], Float[Tensor, "batch heads given head_dim"]
@@ -144,6 +147,28 @@ class Block(nn.Module):
         x = x + self.attention.merge(mixed, rotation)
         return x + self.mlp(self.mlp_norm(x))
 
+    def read_on(
+        self,
+        x: Float[Tensor, "batch new dim"],
+        rotation: Rotation | None,
+        keep: Callable[[Tensor, Tensor], KeyValue],
+        mask: Float[Tensor, "new given"] | None,
+    ) -> Float[Tensor, "batch new dim"]:
+        """Causally over tokens that continue what was read before.
+
+        ``keep`` takes their keys and values and gives those of all tokens so far; ``mask`` is added
+        to the scores, None = a new token sees all, unless there were none before.
+        """
+        q, k, v = self.attention.project(self.attention_norm(x), rotation)
+        keys, values = keep(k, v)
+        if q.shape[2] == keys.shape[2]:
+            mixed = causal_attention(q, keys, values)
+        else:
+            mask = None if mask is None else mask.to(q.dtype)  # differs under autocast only
+            mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        x = x + self.attention.merge(mixed, rotation)
+        return x + self.mlp(self.mlp_norm(x))
+
     def mlp(self, x: Tensor) -> Tensor:
         x = self.up(x)
         return self.down(F.relu(x).square() if self.squared_relu else F.gelu(x))
@@ -187,7 +212,19 @@ def attend_prefix_and_group(
     prefix: KeyValue,
     group: int,
 ) -> Float[Tensor, "batch heads seq head_dim"]:
-    """One softmax over the shared prefix and the query's own group; needs no sequence-wide mask."""
+    """One softmax over the shared prefix and the query's own group; needs no sequence-wide mask.
+
+    Groups do not see one another, so they may come in slices where their scores would be many.
+    """
+    per_group = group * q.shape[0] * q.shape[1] * (prefix[0].shape[-2] + group)
+    step = group * max(1, SCORES // per_group)
+    if q.shape[-2] <= step:
+        return _attend_groups(q, k, v, prefix, group)
+    slices = zip(*(t.split(step, dim=-2) for t in (q, k, v)), strict=True)
+    return torch.cat([_attend_groups(*part, prefix, group) for part in slices], dim=-2)
+
+
+def _attend_groups(q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue, group: int) -> Tensor:
     prefix_k, prefix_v = prefix
     split = "b h (n g) d -> b h n g d"
     own_q, own_k, own_v = (rearrange(t, split, g=group) for t in (q, k, v))

@@ -6,16 +6,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lras.grid import PatchGrid
+from lras.hub import Hub
 from lras.predictor import FramePredictor, split_revealed
 from lras.quantizer import Quantizer
 
 
-class NextFrame(nn.Module):
+class NextFrame(nn.Module, Hub):
     """A quantizer and a predictor, asked for frame 1 (satisfies tracing.protocol).
 
     Frames may have any size that holds whole patches if positions are rotary; with a slot table
     they must have the configured size.
     """
+
+    purpose = "Predicts the next frame of a video; optical flow is read out of it without training."
+    loaded_by = "load"
 
     def __init__(self, quantizer: Quantizer, predictor: FramePredictor) -> None:
         super().__init__()
@@ -76,9 +80,8 @@ class NextFrame(nn.Module):
     def expected_rgb(
         self, logits: Float[Tensor, "batch rows cols vocab"]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Mean of what the codes paint, weighted by their probability."""
-        cells = logits.softmax(-1) @ self.quantizer.code_pixels()
-        return self.quantizer.to_frames(cells)
+        """Mean of what the codes paint, weighted by their probability (as the quantizer can)."""
+        return self.quantizer.expected_frames(logits.softmax(-1))
 
     def _grid(self, codes: Int[Tensor, "batch code_rows code_cols"]) -> PatchGrid:
         rows, cols = codes.shape[-2:]

@@ -13,28 +13,29 @@ from torch import Tensor, nn
 
 from lras.config import PredictorConfig
 from lras.grid import PatchGrid
+from lras.hub import Hub
 from lras.layers import Block, KeyValue, Rotation, make_norm, rotary_angles
 from lras.loss import content_cross_entropy
 from lras.sequence import Sequence, concat, content_rows, frame_groups, two_frames
-from lras.vocab import Vocab
 
 
-class FramePredictor(nn.Module):
+class FramePredictor(nn.Module, Hub):
     """Predicts the codes of frame 1, patch by patch, given frame 0 and any patches of frame 1.
 
     Codes are always handed in grouped by patch, ``(batch, patches, codes)``; orders permute
     the patches. ``grid`` may differ from the configured one with rotary positions only.
     """
 
+    purpose = "Predicts the codes of the next frame, patch by patch, in any order."
+    loaded_by = "load_predictor"
+
     def __init__(self, cfg: PredictorConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        vocab = Vocab(cfg.num_codes, cfg.grid.num_patches)
-        slots = 1 + cfg.codes_per_patch
         rotary = cfg.positions == "rotary"
         # With rotary positions a pointer is known by its place, so only contents need a table.
-        self.token_table = nn.Embedding(cfg.num_codes if rotary else vocab.size, cfg.dim)
-        places = 2 * slots if rotary else 2 * slots * cfg.grid.num_patches
+        self.token_table = nn.Embedding(cfg.num_codes if rotary else cfg.num_tokens, cfg.dim)
+        places = 2 * (1 + cfg.codes_per_patch) if rotary else cfg.num_slots
         self.place_table = nn.Embedding(places, cfg.dim)
         self.pixel_embed = None
         if cfg.embed_pixels:
@@ -43,7 +44,7 @@ class FramePredictor(nn.Module):
             self.register_buffer("code_pixels", torch.zeros(cfg.num_codes, pixels))
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))
         self.final_norm = make_norm(cfg)
-        head_rows = cfg.num_codes if rotary else vocab.size
+        head_rows = cfg.num_codes if rotary else cfg.num_tokens
         self.head = None if cfg.tied_head else nn.Linear(cfg.dim, head_rows, bias=False)
         self._initialize()
 
@@ -82,13 +83,21 @@ class FramePredictor(nn.Module):
         """Vectors that enter the first block: what the token says plus where it says it."""
         slots = 1 + self.cfg.codes_per_patch
         if self.cfg.positions == "slot":
-            place = (seq.frame * grid.num_patches + seq.patch) * slots + seq.slot
-            return self.token_table(seq.tokens) + self.place_table(place)
+            return self.token_table(seq.tokens) + self.place_table(self.places(seq, grid))
         vectors = torch.cat(
             [self.code_vectors(), self.token_table.weight.new_zeros(1, self.cfg.dim)]
         )
         content = vectors[seq.tokens.clamp_max(self.cfg.num_codes)] * self.cfg.dim**0.5
         return content + self.place_table(seq.frame * slots + seq.slot) * self.cfg.dim**0.5
+
+    def places(self, seq: Sequence, grid: PatchGrid) -> Int[Tensor, "batch seq"]:
+        """Rows of a slot model's table: one for every frame, patch and slot."""
+        slots, ranges = 1 + self.cfg.codes_per_patch, self.cfg.ranges
+        if ranges is None:
+            start = seq.frame * grid.num_patches * slots
+        else:
+            start = torch.where(seq.frame == 0, ranges.places0[0], ranges.places1[0])
+        return start + seq.patch * slots + seq.slot
 
     def rotation(self, seq: Sequence, grid: PatchGrid) -> Rotation | None:
         """Rotary angles of the tokens' true places, or None with a slot table."""
@@ -123,7 +132,7 @@ class FramePredictor(nn.Module):
         ``order1`` may leave patches out: a shorter sequence, and more of it with little revealed.
         """
         self._check(grid)
-        vocab = Vocab(self.cfg.num_codes, grid.num_patches)
+        vocab = self.cfg.vocab(grid)
         seq = two_frames(codes0, codes1, order0, order1, vocab, self.cfg.frame0_pointers)
         hidden, _ = self.encode(seq, grid)
         asking, targets = content_rows(hidden, seq.tokens, order1.shape[1], codes1.shape[2])
@@ -147,7 +156,7 @@ class FramePredictor(nn.Module):
         the read-out to the first codes of a patch (default: all).
         """
         self._check(grid)
-        vocab = Vocab(self.cfg.num_codes, grid.num_patches)
+        vocab = self.cfg.vocab(grid)
         read = self.cfg.codes_per_patch if codes_read is None else codes_read
         prefix = concat(
             frame_groups(codes0, order0, 0, vocab, pointers=self.cfg.frame0_pointers),

@@ -47,7 +47,8 @@ class PredictorModule(L.LightningModule):
         # NextFrame checks that the two fit; its parts are registered here once.
         NextFrame(quantizer, predictor)
         self.predictor, self.quantizer = predictor, quantizer.requires_grad_(False)
-        self.predictor.set_code_pixels(quantizer.code_pixels())
+        if predictor.pixel_embed is not None:  # painting every code takes LPQ minutes
+            predictor.set_code_pixels(quantizer.code_pixels())
         self.held_out = HeldOut(predictor.cfg.num_codes, predictor.cfg.codes_per_patch)
         self.make_optimizer = optimizer
         self.warmup_steps, self.decay_share, self.seed = warmup_steps, decay_share, seed

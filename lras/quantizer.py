@@ -14,10 +14,15 @@ from torch import Tensor, nn
 
 from lras.bottleneck import FSQ, LFQ, KMeansCodebook
 from lras.config import QuantizerConfig
+from lras.hub import Hub
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, Hub):
     """Encode frames to a grid of codes, decode codes to frames."""
+
+    purpose = "A local patch quantizer: the pixels of one cell become one code, and codes pixels."
+    loaded_by = "load_quantizer"
+    expected_rgb_means = "expected RGB: the mean over all samples, not over a few"
 
     def __init__(self, cfg: QuantizerConfig) -> None:
         super().__init__()
@@ -87,6 +92,13 @@ class Quantizer(nn.Module):
         device = next(self.buffers()).device
         codes = torch.arange(self.cfg.num_codes, device=device)
         return self.decoder(self.bottleneck.embed(codes)).clamp(-0.5, 0.5)
+
+    @torch.no_grad()
+    def expected_frames(
+        self, chance: Float[Tensor, "batch rows cols codes"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Mean of what the codes paint, weighted by each cell's distribution over them."""
+        return self.to_frames(chance @ self.code_pixels())
 
     @torch.no_grad()
     def initialize(

@@ -2,14 +2,23 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from benchmarks import claims, claims_main, exact
+from benchmarks import claims, claims_main, exact, official_convert
 from benchmarks.claim import Claim, Figure, NotMeasuredError, Target, judge
-from benchmarks.result_file import KEYS, ROOT, figures_of, read_result, run_again, write_result
+from benchmarks.result_file import (
+    CANNOT_MEASURE_HERE,
+    KEYS,
+    ROOT,
+    figures_of,
+    read_result,
+    run_again,
+    write_result,
+)
 
 GOOD = {
     "figures": {"epe_px": {"kl": 1.0, "zero_motion": 4.0}},
@@ -180,6 +189,33 @@ def test_rerun_that_fails_is_a_fail_and_keeps_the_old_file(tmp_path, capsys):
     assert claims.report([from_folder(tmp_path)], {}, again=True, folder=tmp_path) == 1
     assert "ended with status 3" in capsys.readouterr().out
     assert read_result("x.json", tmp_path)["figures"] == GOOD["figures"]
+
+
+def test_rerun_of_what_cannot_be_measured_here_says_so_and_is_no_fail(tmp_path, capfd):
+    words = "import sys; print('first', file=sys.stderr); print('no room', file=sys.stderr)"
+    save(tmp_path, GOOD | {"command": f'python -c "{words}; sys.exit(77)"'})
+    assert claims.report([from_folder(tmp_path)], {}, again=True, folder=tmp_path) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith("NOT MEASURED") and "(no room)" in said.out
+    assert said.err.endswith("first\nno room\n")  # what a command says is still to be seen
+    assert read_result("x.json", tmp_path)["figures"] == GOOD["figures"]
+
+
+def test_converting_without_room_on_the_disk_is_not_measured_and_any_error_fails(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["official_convert.py", "--scratch", str(tmp_path)])
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 10**9))
+    assert official_convert.main() == CANNOT_MEASURE_HERE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("skipped: two copies of 14.1 GB do not fit below")
+    assert "1.0 GB left" in line and "pass --scratch DIR" in line
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, 10**12))
+    monkeypatch.setattr(official_convert, "build", lambda *_: int("no number"))
+    with pytest.raises(ValueError, match="no number"):
+        official_convert.main()
 
 
 def test_rerun_with_no_command_known_is_a_fail(tmp_path, capsys):

@@ -11,6 +11,7 @@ from lras.config import PredictorConfig, QuantizerConfig
 from lras.next_frame import NextFrame
 from lras.predictor import FramePredictor
 from lras.quantizer import Quantizer
+from lras.vocab import TokenRanges
 from tests.distributed_runs import train
 from tests.tiny_model import states_equal, tiny_model
 
@@ -83,6 +84,60 @@ def test_resized_places_rise_along_the_axis_they_rose_along():
     warm_start(fresh, given, same_codes=True)
     places = fresh.place_table.weight.view(2, 4, 4, 5, SIZES["dim"])
     assert (places.diff(dim=1) > 0).all() and torch.allclose(places, places[:, :, :1])
+
+
+LONGER = TokenRanges(
+    contents=(0, 16),
+    flow=(16, 20),
+    pointers1=(20, 24),
+    pointers0=(26, 30),
+    places1=(0, 20),
+    places0=(22, 42),
+)
+LONG = {"ranges": LONGER, "vocab_size": 30, "num_places": 50}
+
+
+@pytest.mark.parametrize("image_size", [16, 32])
+def test_two_frames_are_taken_out_of_longer_tables_by_the_ranges_of_the_config(image_size):
+    given, fresh = source("official", **LONG), predictor(1, "official", image_size=image_size)
+    plain = source("official")  # the same rows where a model of two frames has them
+    tokens, places = (
+        given.predictor.get_parameter(f"{t}_table.weight") for t in ("token", "place")
+    )
+    head = given.predictor.head.weight
+    for name, table in (("token_table", tokens), ("head", head)):
+        rows = torch.cat([table[:16], table[26:30], table[20:24]])
+        plain.predictor.get_parameter(f"{name}.weight").data = rows.data
+    rows = torch.cat([places[22:42], places[:20]])
+    plain.predictor.place_table.weight.data = rows.data
+    wanted = predictor(1, "official", image_size=image_size)
+    warm_start(wanted, plain, same_codes=True)
+
+    done = warm_start(fresh, given, same_codes=True)
+
+    for name in ("token_table.weight", "head.weight", "place_table.weight"):
+        assert torch.equal(fresh.get_parameter(name), wanted.get_parameter(name))
+    how = "resized from 2x2 to 4x4 patches" if image_size == 32 else "taken from 30 rows, those of "
+    assert done.resized["token_table.weight"].startswith(how) and not done.fresh
+
+
+def test_tables_longer_than_two_frames_fill_start_afresh_and_say_why():
+    given, fresh = source("official"), predictor(1, "official", **LONG)
+    before = fresh.token_table.weight.clone()
+    done = warm_start(fresh, given, same_codes=True)
+    tokens = "it has 30 rows here, and two frames there give 24"
+    assert done.fresh == {
+        "token_table.weight": tokens,
+        "head.weight": tokens,
+        "place_table.weight": "it has 50 rows here, and two frames there give 40",
+    }
+    assert torch.equal(fresh.token_table.weight, before)
+
+
+def test_longer_tables_with_the_same_ranges_are_taken_whole():
+    given, fresh = source("official", **LONG), predictor(1, "official", **LONG)
+    done = warm_start(fresh, given, same_codes=True)
+    assert states_equal(fresh, given.predictor) and not done.resized and not done.fresh
 
 
 def test_fewer_layers_take_the_first_ones_and_more_start_afresh(caplog):

@@ -4,11 +4,13 @@ import pytest
 import torch
 from reference.slow_predictor import read_patch_by_full_forward
 
-from lras.config import PredictorConfig
+from lras.config import PredictorConfig, QuantizerConfig
 from lras.grid import PatchGrid
 from lras.layers import QUERY_SLICE, causal_attention, sliced_attention
 from lras.loss import content_cross_entropy
 from lras.predictor import FramePredictor, split_revealed
+from lras.predictor_module import PredictorModule
+from lras.quantizer import Quantizer
 from lras.sequence import random_orders
 
 SIZES = {"image_size": 24, "patch_px": 8, "code_px": 4, "num_codes": 40}
@@ -140,3 +142,11 @@ def test_the_published_network_has_the_published_number_of_parameters():
             PredictorConfig.official(**sizes, num_layers=32, dim=4096, num_heads=32)
         )
     assert sum(p.numel() for p in net.parameters()) == 7_038_308_352
+
+
+@pytest.mark.parametrize("preset, painted", [("modern", 1), ("official", 0)])
+def test_codes_are_painted_only_for_a_predictor_that_looks_at_them(preset, painted, monkeypatch):
+    asked, paint = [], Quantizer.code_pixels
+    monkeypatch.setattr(Quantizer, "code_pixels", lambda self: asked.append(1) or paint(self))
+    PredictorModule(predictor(preset), Quantizer(QuantizerConfig(num_codes=40)))
+    assert len(asked) == painted

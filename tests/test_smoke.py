@@ -51,6 +51,12 @@ def test_training_leaves_metrics_a_probe_history_checkpoints_and_an_export(smoke
     assert states_equal(exported, resumable)
     note = json.loads((smoke_run / "export" / CONFIG).read_text())["note"]
     assert note["step"] == 12 and note["machine"]
+    assert note["flow_epe_px"] == {
+        "held_out": pytest.approx(history[-1]["flow/held_out/epe"], abs=1e-4)
+    }
+    card = str(exported.generate_model_card())
+    facts = [note["data"], f"{note['tokens']:,}", note["protocol"], "held_out "]
+    assert all(f"| {fact}" in card for fact in facts)
 
 
 @pytest.mark.slow

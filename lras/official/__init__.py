@@ -1,0 +1,1 @@
+"""The published LRAS: its checkpoint files read safely, and its numbers beside ours."""

@@ -1,0 +1,111 @@
+"""The evaluation door traces with published checkpoints as they come."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.console import Console
+
+from eval import load_model, untrained_like
+from lras.checkpoint import load_predictor, save
+from lras.official.read_out import PatchParallelNextFrame
+from tests.official_files import PREDICTOR, QUANTIZER, write_file
+from tests.tiny_model import tiny_model
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ("task=synthetic", "scene.size=16", "scene.max_motion_px=4", "num_pairs=2", "threads=1")
+
+
+def evaluate(*words: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "eval.py", *TINY, *words]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_file(tmp_path / "p.pt", PREDICTOR), write_file(tmp_path / "q.pt", QUANTIZER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [("dtype=bfloat16",), ("offload=true",), ("hidden_patches=published",)]
+)
+def test_a_published_predictor_and_quantizer_are_traced_with(tmp_path, files, words):
+    out = tmp_path / "out"
+    named = (f"ckpt={files[0]}", f"quantizer={files[1]}", f"hydra.run.dir={out}")
+    done = evaluate(*named, *words, "tracer.cfg.num_masks=1")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert [row["name"] for row in results["tracers"]][:2] == ["kl", "rgb"]
+    assert {"untrained", "zero_amplitude"} <= {row["name"] for row in results["controls"]}
+    protocol = results["protocol"]
+    assert protocol["ckpt"] == str(files[0]) and protocol["quantizer"] == str(files[1])
+    assert protocol["dtype"] == ("bfloat16" if "dtype=bfloat16" in words else "float32")
+    assert protocol["hidden_patches"] == ("published" if "hid" in words[0] else "apart")
+    assert "mean code vector" in protocol["rgb"]
+
+
+def configured(*words: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        return compose("eval", list(words))
+
+
+@pytest.mark.parametrize("offload", ["true", "false"])
+def test_hidden_patches_are_read_as_published_in_the_model_and_its_untrained_control(
+    files, offload
+):
+    words = (f"ckpt={files[0]}", f"quantizer={files[1]}", f"offload={offload}")
+    frames = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    order, reveal = torch.tensor([[1, 3, 0, 2]]), torch.tensor([[False, True, False, False]])
+    answers = {}
+    for how in ("apart", "published"):
+        model = load_model(configured(*words, f"hidden_patches={how}"), Console())
+        untrained = untrained_like(model, seed=0, offload=offload == "true")
+        assert isinstance(untrained, PatchParallelNextFrame) == (how == "published")
+        assert not any(value.requires_grad for value in model.parameters())
+        codes = [model.encode(frame[None]) for frame in frames]
+        for each, name in ((model, "model"), (untrained, "untrained")):
+            answers[name, how] = each.frame1_logits(*codes, reveal, order, order)
+    for name in ("model", "untrained"):
+        assert not torch.allclose(answers[name, "apart"], answers[name, "published"], atol=1e-4)
+    twin = PatchParallelNextFrame(model.quantizer, load_predictor(files[0]))
+    assert torch.equal(
+        answers["model", "published"], twin.frame1_logits(*codes, reveal, order, order)
+    )
+
+
+def test_a_model_without_slots_is_not_read_as_published(tmp_path):
+    folder = save(tiny_model(), tmp_path / "tiny")
+    with pytest.raises(ValueError, match=r"needs positions=slot .* got positions=rotary") as error:
+        load_model(configured(f"ckpt={folder}", "hidden_patches=published"), Console())
+    assert str(error.value).count(". ") == 0 and "hidden_patches=apart" in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "which, sentence",
+    [
+        ((0, None, ""), "pass quantizer=FILE as well"),
+        ((1, 0, ""), "pass it as quantizer=, not as ckpt="),
+        ((0, 0, ""), "pass it as ckpt=, not as quantizer="),
+        ((0, 1, "dtype=float7"), "use float32, bfloat16 or float16"),
+        ((0, 1, "hidden_patches=first"), "hidden_patches=first is not known; use apart or publ"),
+        ((0, 1, "max_batch=100000000"), "try dtype=bfloat16 or max_batch=50000000"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(tmp_path, files, which, sentence):
+    ckpt, quantizer, word = which
+    words = [f"ckpt={files[ckpt]}", f"hydra.run.dir={tmp_path / 'out'}", *([word] if word else [])]
+    words += [] if quantizer is None else [f"quantizer={files[quantizer]}"]
+    done = evaluate(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
