@@ -77,7 +77,5 @@ def test_a_root_without_shards_is_refused(tmp_path):
 def test_a_resumed_run_must_draw_as_many_samples_a_step():
     four = ClipDataModule("somewhere", batch_size=4)
     ClipDataModule("elsewhere", batch_size=4).load_state_dict(four.state_dict())
-    with pytest.raises(
-        ValueError, match=r"drew 4 samples a step.*with data\.batch_size=4"
-    ):
+    with pytest.raises(ValueError, match=r"drew 4 samples a step.*with data\.batch_size=4"):
         ClipDataModule("somewhere", batch_size=8).load_state_dict(four.state_dict())
