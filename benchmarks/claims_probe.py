@@ -36,7 +36,7 @@ from tracing.probe import FlowProbe, probe_set
 NANO, TAPVID, MICRO = "probe_nano.json", "probe_tapvid.json", "probe_micro.json"
 COMMANDS = {
     NANO: "python benchmarks/measure_probe.py nano",
-    TAPVID: "python benchmarks/measure_probe.py tapvid --run runs/claims/probe_nano",
+    TAPVID: "python benchmarks/measure_probe.py tapvid",
     MICRO: "python benchmarks/measure_probe.py micro",
 }
 

@@ -1,11 +1,11 @@
 """Measure the long promises of ``claims_probe.py`` and keep their figures, logs and pictures.
 
     python benchmarks/measure_probe.py nano              experiment=lras_nano with three probe sets
-    python benchmarks/measure_probe.py tapvid --run DIR  DIS and a trained model on TAP-Vid pickles
+    python benchmarks/measure_probe.py tapvid            DIS, and the model of `nano`, on TAP-Vid pickles
     python benchmarks/measure_probe.py micro             ten minutes of lras_micro on an accelerator
 
 Real pairs and pickles are looked for under ``$LRAS_SHARED/data`` (or ``../shared/data``).
-``nano --run DIR`` reads a run that was trained before instead of training one.
+``--run DIR`` reads a run that was trained before, instead of training one or taking that of ``nano``.
 """
 
 import argparse
@@ -70,8 +70,9 @@ def nano(done: Path | None) -> None:
 
 def tapvid(done: Path | None) -> None:
     """Both pickles by DIS and by a trained model; write probe_tapvid.json."""
-    if done is None:
-        sys.exit("say which run to trace: python benchmarks/measure_probe.py tapvid --run DIR")
+    done = done or WORK / "probe_nano"
+    if not done.is_dir():
+        sys.exit(f"there is no run at {done}; make it with `nano`, or name one: --run DIR")
     figures: dict = {"model": origin(done) | {"git_sha": note_of(done)["git_sha"]}}
     figures["model"]["trained_with"] = figures["model"]["trained_with"].replace(
         str(SHARED), "../shared/data"
@@ -89,7 +90,7 @@ def tapvid(done: Path | None) -> None:
                 "dataset": results["dataset"],
                 "tracers": {row["name"]: _figures(row) for row in results["tracers"]},
             }
-    command = "python benchmarks/measure_probe.py tapvid --run RUN"
+    command = "python benchmarks/measure_probe.py tapvid"
     write_result("probe_tapvid.json", figures, command, [0])
 
 
