@@ -1,7 +1,7 @@
 """Measure the long promises of ``claims_probe.py`` and keep their figures, logs and pictures.
 
     python benchmarks/measure_probe.py nano              experiment=lras_nano with three probe sets
-    python benchmarks/measure_probe.py tapvid            DIS and the model of `nano` on TAP-Vid files
+    python benchmarks/measure_probe.py tapvid            DIS and the model of `nano`, on TAP-Vid
     python benchmarks/measure_probe.py micro             ten minutes of lras_micro on an accelerator
 
 Real pairs and pickles are looked for under ``$LRAS_SHARED/data`` (or ``../shared/data``).
