@@ -17,57 +17,12 @@ from rich.console import Console
 from rich.progress import track
 
 from doors import one_sentence
-from lras.checkpoint import load
-from lras.memory import check_memory, needed
+from doors.loading import load_model, untrained_like
 from lras.next_frame import NextFrame
-from lras.official.read_out import PatchParallelNextFrame
-from lras.offload import offload_blocks
-from lras.predictor import FramePredictor
 from tracing.benchmarks import evaluation
 from tracing.benchmarks.provenance import provenance
 from tracing.config import TracerConfig
 from tracing.kl_tracer import KLTracer
-
-WORTH_SAYING = 10**9  # bytes; smaller models need nothing that is worth a line
-READ_AS = {"apart": NextFrame, "published": PatchParallelNextFrame}  # by cfg.hidden_patches
-
-
-def load_model(cfg: DictConfig, console: Console) -> NextFrame:
-    """What ``ckpt`` and ``quantizer`` name; says what it needs before weights are loaded."""
-    if cfg.dtype not in (None, "float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype={cfg.dtype} is not known; use float32, bfloat16 or float16.")
-    if cfg.hidden_patches not in READ_AS:
-        known = " or ".join(READ_AS)
-        raise ValueError(f"hidden_patches={cfg.hidden_patches} is not known; use {known}.")
-    dtype = None if cfg.dtype is None else getattr(torch, cfg.dtype)
-    # The untrained control is a second predictor.
-    need = needed(cfg.ckpt, cfg.max_batch, dtype, cfg.offload, copies=2 if cfg.controls else 1)
-    if need.total > WORTH_SAYING:
-        console.print(f"{cfg.ckpt} needs {need}", soft_wrap=True, highlight=False, markup=False)
-    check_memory(need, cfg.device, cfg.offload)
-    named = {"quantizer": cfg.quantizer, "dtype": dtype, "offload": cfg.offload}
-    model = load(cfg.ckpt, cfg.device, **named)
-    return READ_AS[cfg.hidden_patches](model.quantizer, model.predictor).eval()
-
-
-def untrained_like(model: NextFrame, seed: int, offload: bool = False) -> NextFrame:
-    """The same architecture with fresh weights behind the same quantizer, read the same way."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        predictor = FramePredictor(model.predictor.cfg)
-        for matrix in predictor.blocks.parameters():
-            # Training starts with silent blocks; a silent network would be no control at all.
-            if not matrix.any():
-                torch.nn.init.normal_(matrix, std=0.02)
-    like = model.predictor.token_table.weight
-    predictor = predictor.to(like.dtype)
-    if offload:
-        offload_blocks(predictor, like.device)
-    else:
-        predictor.to(like.device)
-    if predictor.pixel_embed is not None:
-        predictor.set_code_pixels(model.quantizer.code_pixels())
-    return type(model)(model.quantizer, predictor).eval().requires_grad_(False)
 
 
 def protocol(cfg: DictConfig, tracer: TracerConfig, model: NextFrame | None, about: dict) -> dict:
@@ -78,6 +33,7 @@ def protocol(cfg: DictConfig, tracer: TracerConfig, model: NextFrame | None, abo
         how["quantizer_fingerprint"] = model.quantizer.fingerprint()
         how["rgb"] = model.quantizer.expected_rgb_means
         how["quantizer"], how["hidden_patches"] = cfg.quantizer, cfg.hidden_patches
+        how["vocabulary"] = model.vocabulary
         how["dtype"] = str(model.predictor.token_table.weight.dtype).removeprefix("torch.")
     if "points_per_pair" in cfg.task:
         how["points_per_pair"] = cfg.task.points_per_pair

@@ -136,8 +136,20 @@ def on_the_spot(what: str, measure, compare: str, number: float, unit: str = "")
     return Claim(what=what, target=Target(compare, number, unit), measure=measure)
 
 
+def failing_of_those_run(words: str) -> Figure:
+    """As ``failing_tests``.
+
+    Raises:
+        NotMeasuredError: none failed, but none passed either: they were skipped.
+    """
+    figure = failing_tests(words)
+    if figure.value == 0 and not figure.note.endswith(" passed"):
+        raise NotMeasuredError(f"no test of {words} was run: {figure.note}")
+    return figure
+
+
 def tests_pass(what: str, words: str) -> Claim:
-    return on_the_spot(f"{what}: failing tests", partial(failing_tests, words), "==", 0)
+    return on_the_spot(f"{what}: failing tests", partial(failing_of_those_run, words), "==", 0)
 
 
 CLAIMS = [

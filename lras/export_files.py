@@ -2,8 +2,9 @@
 
 Shards and their index follow Hugging Face's convention (``model-00001-of-00003.safetensors``,
 ``model.safetensors.index.json``). Weights are read as views of the files and written from where
-they lie, so neither holds a second copy in memory. Every file is written under a temporary name
-and renamed; config.json comes last, so a folder without it is no export.
+they lie, so neither holds a second copy in memory. Every file is written under a temporary name.
+Once all are on disk, an older config.json goes first and the new one comes last, so a folder
+without it is no export.
 """
 
 import json
@@ -20,6 +21,7 @@ from torch import Tensor
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 INDEX = WEIGHTS + ".index.json"
 SHARD = "5GB"
+PARTIAL = ".partial"
 
 
 def is_export(folder: Path) -> bool:
@@ -34,9 +36,16 @@ def write_export(
     weights: Mapping[str, Tensor],
     max_shard: int | str = SHARD,
 ) -> Path:
-    """Write an export, replacing an older one; ``max_shard`` in bytes or as ``5GB``."""
+    """Write an export, replacing an older one; ``max_shard`` in bytes or as ``5GB``.
+
+    What fails before all is written leaves an older export as it was; what fails afterwards leaves
+    no export, never parts of both.
+
+    Raises:
+        ValueError: ``folder`` is a file or somebody else's, ``about`` is no plain data, ``weights``
+            overlap in memory, or the disk is full.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach() for name, value in weights.items()}
     plan = split_state_dict_into_shards_factory(
         weights,
@@ -44,22 +53,76 @@ def write_export(
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard,
     )
-    for file, names in plan.filename_to_tensors.items():
-        part = {name: weights[name].cpu().contiguous() for name in names}
-        partial = folder / (file + ".partial")
-        partial.touch()
-        mode = partial.stat().st_mode  # as the user's other files; save_file would hide it
-        save_file(part, partial, metadata={"format": "pt"})
-        partial.chmod(mode)
-        del part
-    for file in plan.filename_to_tensors:
-        _move_into_place(folder / (file + ".partial"))
+    texts = {CONFIG: _json(folder, about)}
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        _write_json(folder / INDEX, index)
-    _remove_leftovers(folder, {*plan.filename_to_tensors, *([INDEX] if plan.is_sharded else [])})
-    _write_json(folder / CONFIG, about)
+        texts = {INDEX: _json(folder, index)} | texts
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [*plan.filename_to_tensors, *texts]
+    try:
+        for file, text in texts.items():
+            _partial(folder, file).write_text(text)
+        for file, names in plan.filename_to_tensors.items():
+            _write_weights(_partial(folder, file), {name: weights[name] for name in names})
+        for file in files:
+            _to_disk(_partial(folder, file))
+    except BaseException as error:
+        for file in files:
+            _partial(folder, file).unlink(missing_ok=True)
+        if not isinstance(error, RuntimeError | SafetensorError):
+            raise
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise ValueError(
+            f"the weights cannot be written to {folder} ({reason}); nothing there was changed."
+        ) from error
+    for old in (CONFIG, INDEX):  # from here on an older export is none
+        (folder / old).unlink(missing_ok=True)
+    _remove_leftovers(folder, {name for file in files for name in (file, file + PARTIAL)})
+    for file in files:
+        _partial(folder, file).replace(folder / file)
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Whether an export may be written to ``folder``: a new or empty one, or an older export.
+
+    Raises:
+        ValueError: it is a file or inside one, or holds a config or weights of something else.
+    """
+    for place in (folder, *folder.absolute().parents):
+        if place.is_file():
+            raise ValueError(f"{place} is a file, so {folder} is no folder; name another folder.")
+    configs = [path for path in (folder / CONFIG, _partial(folder, CONFIG)) if path.is_file()]
+    foreign = [path for path in configs if not _is_ours(path)]
+    if not configs:  # the config of an export that was cut off while it was written is partial
+        foreign = sorted(folder.glob("*.safetensors"))
+    if foreign:
+        raise ValueError(
+            f"{folder} holds {foreign[0].name} of another model than ours; name an empty folder."
+        )
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        about = json.loads(config.read_text())
+    except (ValueError, RecursionError):
+        return config.suffix == PARTIAL  # cut off
+    return isinstance(about, dict) and bool({"quantizer", "predictor"} & about.keys())
+
+
+def _write_weights(partial: Path, weights: dict[str, Tensor]) -> None:
+    partial.touch()
+    mode = partial.stat().st_mode  # as the user's other files; save_file would hide it
+    seen: set[int] = set()
+    part = {}
+    for name, value in weights.items():
+        value = value.cpu().contiguous()
+        tied = value.numel() and value.data_ptr() in seen  # a tied head is written out
+        part[name] = value.clone() if tied else value
+        seen.add(value.data_ptr())
+    save_file(part, partial, metadata={"format": "pt"})
+    partial.chmod(mode)
 
 
 def read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -71,7 +134,7 @@ def read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         about = json.loads((folder / CONFIG).read_text())
         weights = _read_weights(folder)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, OSError) as error:
+    except (ValueError, RecursionError, SafetensorError, LookupError, TypeError, OSError) as error:
         raise ValueError(
             f"the export at {folder} is damaged ({error}); write it again from the run's .ckpt."
         ) from error
@@ -96,19 +159,26 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _remove_leftovers(folder: Path, keep: set[str]) -> None:
     """Weights of an older export that was cut otherwise: they would be taken for this one's."""
-    for pattern in (WEIGHTS, INDEX, "model-*-of-*.safetensors", "model*.safetensors.partial"):
+    for pattern in (WEIGHTS, INDEX, "model-*-of-*.safetensors", "model*.safetensors" + PARTIAL):
         for path in folder.glob(pattern):
             if path.name not in keep:
                 path.unlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    _move_into_place(partial)
+def _json(folder: Path, content: dict[str, Any]) -> str:
+    try:
+        return json.dumps(content, indent=2) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"the config for {folder} is no plain data ({error}); pass names, numbers, and lists "
+            "or dicts of them."
+        ) from error
 
 
-def _move_into_place(partial: Path) -> None:
-    with open(partial, "rb") as file:
+def _partial(folder: Path, file: str) -> Path:
+    return folder / (file + PARTIAL)
+
+
+def _to_disk(path: Path) -> None:
+    with open(path, "rb") as file:
         os.fsync(file.fileno())
-    partial.replace(partial.with_suffix(""))

@@ -13,6 +13,14 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json"]
 NOT_STATED = "not stated"
+OPTIONS = {
+    "map_location",
+    "revision",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "token",
+}  # of from_pretrained
 
 CARD = """---
 {{ card_data }}
@@ -35,7 +43,6 @@ handed in when this card was written.
 class Hub(
     PyTorchModelHubMixin,
     library_name="lras",
-    license="mit",
     tags=["optical-flow", "video", "lras"],
     paper_url="https://arxiv.org/abs/2507.09082",
     model_card_template=CARD,
@@ -43,8 +50,9 @@ class Hub(
     """Hugging Face's mixin over our own files.
 
     ``note`` holds what is known of the training (plain data: data, tokens, step, flow_epe_px,
-    protocol, ...). It travels in config.json and fills the model card; ``model_card_kwargs`` of
-    ``save_pretrained`` and ``push_to_hub`` add to it.
+    protocol, license, ...). It travels in config.json and fills the model card;
+    ``model_card_kwargs`` of ``save_pretrained`` and ``push_to_hub`` add to it. A license is stated
+    only where one is handed in: weights may come from elsewhere than this code.
     """
 
     note: Mapping[str, Any] = MappingProxyType({})
@@ -57,6 +65,23 @@ class Hub(
         save(self, save_directory)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
+        """Frozen and in evaluation mode, from a folder or a repository of the hub.
+
+        ``options``: ``map_location``, and those of Hugging Face's mixin.
+
+        Raises:
+            FileNotFoundError, ValueError: as ``lras.checkpoint.load``; the folder holds another
+                kind of model; or an option is not known.
+        """
+        if unknown := sorted(options.keys() - OPTIONS):
+            raise ValueError(
+                f"from_pretrained got {', '.join(unknown)}, which it does not know; use "
+                f"{', '.join(sorted(OPTIONS))}."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,
@@ -67,14 +92,8 @@ class Hub(
         local_files_only: bool,
         token: str | bool | None,
         map_location: str = "cpu",
-        **_: Any,
+        **_: Any,  # what the mixin takes out of config.json; the folder is read as a whole
     ) -> Any:
-        """Frozen and in evaluation mode, from a folder or a repository of the hub.
-
-        Raises:
-            FileNotFoundError, ValueError: as ``lras.checkpoint.load``; or the folder holds another
-                kind of model.
-        """
         from lras import checkpoint
 
         folder = Path(model_id)
@@ -94,7 +113,7 @@ class Hub(
         """A card that says what is known, and where something is not stated."""
         known = dict(self.note) | facts
         weights = sum(value.numel() for value in self.parameters())
-        return super().generate_model_card(
+        card = super().generate_model_card(
             *args,
             title=known.get("title", f"LRAS {type(self).__name__}"),
             kind=type(self).__name__,
@@ -107,8 +126,11 @@ class Hub(
                 "flow EPE (px)": _in_words(known.get("flow_epe_px")),
                 "evaluation protocol": _in_words(known.get("protocol")),
                 "code": _in_words(known.get("git_sha")),
+                "license": _in_words(known.get("license")),
             },
         )
+        card.data.license = known.get("license")
+        return card
 
 
 def _in_words(value: Any) -> str:

@@ -5,7 +5,8 @@ looks at neighboring codes, so what a code paints depends on them. Module names 
 ones (``project_in`` and ``project_out`` without their prefix), so weights load by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,13 @@ from torch import Tensor, nn
 
 from lras.bottleneck import LFQ
 from lras.quantizer import Quantizer
+from lras.shown import shown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FLOW_STD_PX = 20.0  # the published flow quantizer reads flow in units of this
+
+MAX_BLOCKS, MAX_WIDTH, MAX_KERNEL = 1000, 65_536, 64
+MAX_CODES = 2**32
 
 # ("ResBlock", in, out, hidden, kernel, stride, padding) or ("Upsample", in, out)
 Block = Sequence[Any]
@@ -47,8 +52,13 @@ class LPQConfig:
 
     def __post_init__(self) -> None:
         for name in ("encoder_blocks", "decoder_blocks"):
-            blocks = tuple(tuple(block) for block in getattr(self, name))
-            object.__setattr__(self, name, blocks)
+            object.__setattr__(self, name, as_blocks(name, getattr(self, name)))
+        for name, most in (("code_px", MAX_KERNEL), ("num_codes", MAX_CODES), ("channels", 3)):
+            if not _is_size(value := getattr(self, name), most):
+                raise ValueError(
+                    f"{name}={shown(value)}, expected a whole number from 1 to {most}; pass the "
+                    "published network's."
+                )
         if self.num_codes < 2 or self.num_codes.bit_count() != 1:
             raise ValueError(
                 f"num_codes={self.num_codes} is not a power of two, but LPQ spends one bit per "
@@ -73,11 +83,10 @@ class LPQConfig:
         at = self.width
         for block in (*self.encoder_blocks, *self.decoder_blocks):
             kind, *sizes = block
-            known = (kind, len(sizes)) in (("ResBlock", 6), ("Upsample", 2))
-            if not known or not all(isinstance(size, int) for size in sizes) or sizes[0] != at:
+            if sizes[0] != at:
                 raise ValueError(
-                    f"the block {block} is not one of this network: expected ResBlock with six "
-                    f"sizes or Upsample with two, reading {at} channels."
+                    f"the block {block} is not one of this network: expected one "
+                    f"reading {at} channels."
                 )
             if kind == "ResBlock":
                 _, out, _, kernel, stride, padding = sizes
@@ -98,6 +107,41 @@ class LPQConfig:
                 f"the decoder doubles {doublings} times, which paints cells of {2**doublings} px, "
                 f"but code_px={self.code_px}."
             )
+
+
+def as_blocks(name: str, value: Any) -> tuple[Block, ...]:
+    """The blocks that a config file lists under ``name``, as tuples.
+
+    Raises:
+        ValueError: they are no list of blocks of known kinds with sizes that can be built.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > MAX_BLOCKS:
+        raise ValueError(f"{name}={shown(value)}, expected at most {MAX_BLOCKS} blocks in a list.")
+    for block in value:
+        if not _is_block(block):
+            raise ValueError(
+                f"the block {shown(block)} is not one of this network: expected ResBlock with six "
+                f"sizes or Upsample with two, of at most {MAX_WIDTH} channels."
+            )
+    return tuple(map(tuple, value))
+
+
+def _is_block(block: Any) -> bool:
+    if not isinstance(block, list | tuple) or not block:
+        return False
+    kind, *sizes = block
+    if kind == "Upsample":
+        return len(sizes) == 2 and all(_is_size(size, MAX_WIDTH) for size in sizes)
+    if kind != "ResBlock" or len(sizes) != 6:
+        return False
+    *widths, kernel, stride, padding = sizes
+    fits = all(_is_size(size, MAX_WIDTH) for size in widths)
+    fits = fits and _is_size(kernel, MAX_KERNEL) and _is_size(stride, MAX_KERNEL)
+    return fits and (padding == 0 or _is_size(padding, MAX_KERNEL))
+
+
+def _is_size(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 class LPQ(Quantizer):
@@ -162,8 +206,7 @@ class LPQ(Quantizer):
     ) -> Int[Tensor, "batch rows cols"]:
         """The code of every cell, in [0, num_codes); channel 0 is the most significant bit."""
         # Never in low precision, TF32 included: a code near a boundary would flip.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.autocast(frames.device.type, enabled=False), exact:
+        with torch.autocast(frames.device.type, enabled=False), _full_precision():
             latent = self.latent(frames.float())
             codes = self.bottleneck(latent.flatten(0, 2))[1]
         return codes.view(latent.shape[:3])
@@ -199,8 +242,38 @@ class LPQ(Quantizer):
         return frames.clamp(0, 1) if self.cfg.channels == 3 else frames
 
 
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """float32 convolutions and products in float32, whatever the process allows elsewhere."""
+    backends = torch.backends
+    parts = (
+        *(backends.cudnn.conv, backends.cuda.matmul),
+        *(backends.mkldnn.conv, backends.mkldnn.matmul),
+    )
+    allowed = [part.fp32_precision for part in parts]
+    try:
+        products = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by fp32_precision alone: torch refuses to name the older setting
+        products = "highest"
+    try:
+        if products != "highest":
+            torch.set_float32_matmul_precision("highest")
+        for part in parts:
+            part.fp32_precision = "ieee"
+        yield
+    finally:
+        if products != "highest":
+            torch.set_float32_matmul_precision(products)
+        for part, value in zip(parts, allowed, strict=True):
+            part.fp32_precision = value
+
+
 class ResBlock(nn.Module):
-    """Two convolutions behind a norm over channels; the activation comes before the sum."""
+    """Two convolutions behind a norm over channels; the activation comes before the sum.
+
+    Dropout only where there is something to learn: without gradients (``encode``, ``decode``) the
+    answer is the same in training and evaluation mode.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, hidden: int, kernel: int, stride: int, padding: int
@@ -208,14 +281,15 @@ class ResBlock(nn.Module):
         super().__init__()
         self.ln1 = nn.LayerNorm(inputs)
         self.conv1 = nn.Conv2d(inputs, hidden, kernel, stride, padding)
-        self.dropout = nn.Dropout(0.1)
         self.conv2 = nn.Conv2d(hidden, outputs, kernel, stride, padding)
 
     def forward(
         self, x: Float[Tensor, "batch dim rows cols"]
     ) -> Float[Tensor, "batch dim rows cols"]:
         normed = rearrange(self.ln1(rearrange(x, "b d r c -> b r c d")), "b r c d -> b d r c")
-        return x + F.silu(self.conv2(self.dropout(F.silu(self.conv1(normed)))))
+        hidden = F.silu(self.conv1(normed))
+        hidden = F.dropout(hidden, 0.1, self.training and torch.is_grad_enabled())
+        return x + F.silu(self.conv2(hidden))
 
 
 class Upsample(nn.Module):

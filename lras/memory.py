@@ -13,11 +13,18 @@ from lras.layers import SCORES
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on the device: of weights, and of ``sequences`` that are predicted at a time."""
+    """Bytes on the device: of weights, and of ``sequences`` that are predicted at a time.
+
+    ``waiting``: bytes of offloaded blocks in main memory. ``copies`` predictors of ``itemsize``
+    bytes a number are counted.
+    """
 
     weights: int
     work: int
     sequences: int
+    waiting: int = 0
+    copies: int = 1
+    itemsize: int = 4
 
     @property
     def total(self) -> int:
@@ -25,9 +32,10 @@ class Need:
 
     def __str__(self) -> str:
         many = f"{self.sequences} sequence{'s' if self.sequences > 1 else ''} at a time"
+        waiting = f" and {self.waiting / 1e9:.1f} GB of main memory" if self.waiting else ""
         return (
             f"about {self.total / 1e9:.1f} GB ({self.weights / 1e9:.1f} for weights, "
-            f"{self.work / 1e9:.1f} for {many})"
+            f"{self.work / 1e9:.1f} for {many}){waiting}"
         )
 
 
@@ -56,7 +64,8 @@ def needed(
     held = in_blocks // cfg.num_layers if offload else in_blocks
     each = (dtype or weights["token_table.weight"].dtype).itemsize
     total = copies * (sum(sizes.values()) - in_blocks + held)
-    return Need(total, _work(cfg, max_batch, each), max_batch)
+    waiting = copies * in_blocks if offload else 0
+    return Need(total, _work(cfg, max_batch, each), max_batch, waiting, copies, each)
 
 
 def _work(cfg: PredictorConfig, max_batch: int, each: int) -> int:
@@ -74,16 +83,32 @@ def _work(cfg: PredictorConfig, max_batch: int, each: int) -> int:
 
 
 def check_memory(need: Need, device: str, offload: bool = False) -> None:
-    """Raise ValueError where ``device`` has less memory than is needed (an estimate)."""
-    if torch.device(device).type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if need.total <= free:
-        return
-    ways = ["dtype=bfloat16"]
-    ways += [f"max_batch={max(1, need.sequences // 2)}"] if need.sequences > 1 else []
-    ways += [] if offload or torch.device(device).type == "cpu" else ["offload=true"]
-    raise ValueError(
-        f"the model needs {need}, but {device} has {free / 1e9:.1f} GB; try {' or '.join(ways)}."
-    )
+    """Raise ValueError where ``device`` or main memory has less than is needed (an estimate).
+
+    The sentence names only settings that would still change something.
+    """
+    on_device = torch.device(device).type == "cuda"
+    in_main = need.waiting + (0 if on_device else need.total)
+    places = [("main memory", in_main, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))]
+    if on_device:
+        places.insert(0, (device, need.total, torch.cuda.mem_get_info(device)[0]))
+    for place, wanted, there in places:
+        if wanted > there:
+            where = device if place == device or not on_device else place
+            ways = _ways_out(need, for_work=wanted != need.waiting, onto=on_device and not offload)
+            raise ValueError(
+                f"the model needs {need}, but {where} has {there / 1e9:.1f} GB; try {ways}."
+            )
+
+
+def _ways_out(need: Need, for_work: bool, onto: bool) -> str:
+    """Settings that lower the need; ``for_work``: what is predicted at a time counts too.
+
+    ``onto``: blocks are on the device now and could wait in main memory.
+    """
+    ways = ["dtype=bfloat16"] if need.itemsize > 2 else []
+    fewer = for_work and need.sequences > 1
+    ways += [f"max_batch={need.sequences // 2}"] if fewer else []
+    ways += ["controls=false"] if need.copies > 1 else []
+    ways += ["offload=true"] if onto else []
+    return " or ".join(ways) or "a smaller model or a larger machine"

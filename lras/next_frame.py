@@ -1,5 +1,7 @@
 """NextFrame: pixels to codes, codes to content logits. What ``tracing`` asks of a model."""
 
+from typing import Literal, get_args
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -10,18 +12,31 @@ from lras.hub import Hub
 from lras.predictor import FramePredictor, split_revealed
 from lras.quantizer import Quantizer
 
+Vocabulary = Literal["content", "full"]
+
 
 class NextFrame(nn.Module, Hub):
     """A quantizer and a predictor, asked for frame 1 (satisfies tracing.protocol).
 
     Frames may have any size that holds whole patches if positions are rotary; with a slot table
     they must have the configured size.
+
+    ``vocabulary`` says which logits are handed out: ``content``, those of the codes, or ``full``,
+    behind them also those of pointers and whatever else an untied slot model can name.
+
+    Raises:
+        ValueError: the two are not of one model, or there is no such vocabulary.
     """
 
     purpose = "Predicts the next frame of a video; optical flow is read out of it without training."
     loaded_by = "load"
 
-    def __init__(self, quantizer: Quantizer, predictor: FramePredictor) -> None:
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        predictor: FramePredictor,
+        vocabulary: Vocabulary = "content",
+    ) -> None:
         super().__init__()
         own, other = quantizer.cfg, predictor.cfg
         if (own.num_codes, own.code_px) != (other.num_codes, other.code_px):
@@ -30,7 +45,8 @@ class NextFrame(nn.Module, Hub):
                 f"predictor expects {other.num_codes} of {other.code_px} px; train them together "
                 f"or pass quantizer= of the same model."
             )
-        self.quantizer, self.predictor = quantizer, predictor
+        _check_vocabulary(vocabulary, predictor)
+        self.quantizer, self.predictor, self.vocabulary = quantizer, predictor, vocabulary
         self.patch_px, self.code_px = other.patch_px, other.code_px
         self.image_size = other.image_size  # px, square: the size the predictor was built for
 
@@ -56,7 +72,10 @@ class NextFrame(nn.Module, Hub):
         order1: Int[Tensor, "batch patches"],
         read_out: str = "all",
     ) -> Float[Tensor, "batch rows cols vocab"]:
-        """Content logits, float32; rows of revealed patches are 0. See tracing.protocol."""
+        """Logits of ``vocabulary``, float32; rows of revealed patches are 0.
+
+        See tracing.protocol.
+        """
         grid = self._grid(codes0)
         revealed, hidden = split_revealed(order1, reveal)
         read = 1 if read_out == "first" else grid.codes_per_patch
@@ -68,6 +87,7 @@ class NextFrame(nn.Module, Hub):
             hidden,
             grid,
             codes_read=read,
+            columns=self.num_columns,
         )
         batch, _, _, vocab = logits.shape
         full = logits.new_zeros(batch, grid.num_patches, read, vocab, dtype=torch.float32)
@@ -80,9 +100,32 @@ class NextFrame(nn.Module, Hub):
     def expected_rgb(
         self, logits: Float[Tensor, "batch rows cols vocab"]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Mean of what the codes paint, weighted by their probability (as the quantizer can)."""
-        return self.quantizer.expected_frames(logits.softmax(-1))
+        """Mean of what the codes paint, weighted by their probability (as the quantizer can).
+
+        Probability among the codes, where ``logits`` are of the full vocabulary.
+        """
+        of_codes = logits[..., : self.predictor.cfg.num_codes]
+        return self.quantizer.expected_frames(of_codes.softmax(-1))
+
+    @property
+    def num_columns(self) -> int:
+        """Length of a row of logits."""
+        cfg = self.predictor.cfg
+        return cfg.num_tokens if self.vocabulary == "full" else cfg.num_codes
 
     def _grid(self, codes: Int[Tensor, "batch code_rows code_cols"]) -> PatchGrid:
         rows, cols = codes.shape[-2:]
         return PatchGrid(rows * self.code_px, cols * self.code_px, self.patch_px, self.code_px)
+
+
+def _check_vocabulary(vocabulary: str, predictor: FramePredictor) -> None:
+    if vocabulary not in get_args(Vocabulary):
+        known = " or ".join(get_args(Vocabulary))
+        raise ValueError(f"vocabulary={vocabulary} is not known; use {known}.")
+    cfg = predictor.cfg
+    if vocabulary == "full" and (cfg.positions != "slot" or cfg.tied_head):
+        raise ValueError(
+            f"vocabulary=full needs a model that scores pointers too, positions=slot and "
+            f"tied_head=False, got positions={cfg.positions} and tied_head={cfg.tied_head}; use "
+            f"vocabulary=content."
+        )

@@ -148,12 +148,14 @@ class FramePredictor(nn.Module, Hub):
         asked: Int[Tensor, "batch asked"],
         grid: PatchGrid,
         codes_read: int | None = None,
+        columns: int | None = None,
     ) -> Float[Tensor, "batch asked read vocab"]:
         """Content logits of the ``asked`` patches, all in parallel, given the ``revealed`` ones.
 
         Each asked patch sees frame 0, the revealed patches (in this order) and its own true
         codes before the one predicted; asked patches never see one another. ``codes_read`` limits
-        the read-out to the first codes of a patch (default: all).
+        the read-out to the first codes of a patch (default: all), ``columns`` the logits to the
+        first of ``head_weight`` (default: the codes).
         """
         self._check(grid)
         vocab = self.cfg.vocab(grid)
@@ -168,7 +170,7 @@ class FramePredictor(nn.Module, Hub):
         x, rotation = self.embed(queries, grid), self.rotation(queries, grid)
         for block, key_value in zip(self.blocks, cache, strict=True):
             x = block.read_groups(x, rotation, key_value, group=read)
-        weight = self.head_weight()[: self.cfg.num_codes]
+        weight = self.head_weight()[: self.cfg.num_codes if columns is None else columns]
         logits = self.final_norm(x) @ weight.to(x.dtype).T
         return rearrange(logits, "b (p k) v -> b p k v", k=read)
 

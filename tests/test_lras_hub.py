@@ -85,8 +85,30 @@ def test_the_card_states_data_tokens_steps_flow_error_and_protocol(tmp_path):
     assert rows["flow EPE (px)"] == NOTE["flow_epe_px"]
     assert rows["evaluation protocol"] == NOTE["protocol"]
     assert rows["parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
-    assert card.data.library_name == "lras" and card.data.license == "mit"
+    assert card.data.library_name == "lras"
     assert "optical-flow" in card.data.tags
+
+
+def test_a_license_is_stated_only_where_one_is_handed_in(tmp_path):
+    converted = load_quantizer(write_file(tmp_path / "q.pt", QUANTIZER))
+    converted.save_pretrained(tmp_path / "hub")
+    card = ModelCard.load(tmp_path / "hub" / "README.md")
+    assert card.data.license is None and f"| license | {NOT_STATED} |" in card.text
+    model = tiny_model()
+    model.note = NOTE | {"license": "cc0-1.0"}
+    assert model.generate_model_card().data.license == "cc0-1.0"
+    card = ModelCard(str(model.generate_model_card(license="mit")))
+    assert card.data.license == "mit" and "| license | mit |" in card.text
+    assert tiny_model().generate_model_card().data.license is None  # kept from one to the next
+
+
+def test_a_misspelt_option_is_one_sentence(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "hub")
+    with pytest.raises(ValueError, match=r"got map_locaton, revison, which .*; use .*map_location"):
+        NextFrame.from_pretrained(tmp_path / "hub", revison="v1", map_locaton="cpu")
+    with pytest.raises(ValueError, match="got quantizer, which it does not know"):
+        NextFrame.from_pretrained(tmp_path / "hub", quantizer=tiny_model().quantizer)
+    assert NextFrame.from_pretrained(tmp_path / "hub", map_location="cpu", revision="v1")
 
 
 def test_the_card_spells_errors_by_set_and_many_tokens():

@@ -83,6 +83,58 @@ def test_codes_do_not_depend_on_autocast(quantizer):
     assert not torch.equal(rough.view_as(codes), codes)  # bfloat16 would have flipped some
 
 
+def test_codes_and_paintings_are_the_same_in_training_mode(quantizer):
+    picture = frames(2, 3, 16, 16)
+    chance = torch.rand(1, 4, 4, 64, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    calls = (
+        lambda: quantizer.encode(picture),
+        lambda: quantizer.decode(quantizer.encode(picture)),
+        lambda: quantizer.expected_frames(chance),
+        quantizer.code_pixels,
+    )
+    calm = [call() for call in calls]
+    quantizer.train()
+    assert all(torch.equal(call(), before) for call, before in zip(calls, calm, strict=True))
+    assert not torch.equal(quantizer(picture)[0], quantizer(picture)[0])  # it does drop in learning
+
+
+@pytest.fixture
+def precision():
+    """Precisions of the process, given back afterwards."""
+    backends = torch.backends
+    parts = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv)
+    parts += (backends.mkldnn.matmul, backends)
+    before = [part.fp32_precision for part in parts]
+    yield parts
+    torch.set_float32_matmul_precision("highest")
+    for part, value in zip(parts, before, strict=True):
+        part.fp32_precision = value
+
+
+@pytest.mark.parametrize("way", ["products", "everything"])
+def test_codes_are_made_in_full_precision_whatever_is_allowed(
+    quantizer, precision, monkeypatch, way
+):
+    codes = quantizer.encode(frames(1, 3, 16, 16))
+    if way == "products":
+        torch.set_float32_matmul_precision("medium")
+    else:
+        torch.backends.fp32_precision = "tf32"
+    allowed = [part.fp32_precision for part in precision]
+    seen, latent = [], quantizer.latent
+
+    def watched(picture: torch.Tensor) -> torch.Tensor:
+        seen.extend(part.fp32_precision for part in precision[:4])
+        return latent(picture)
+
+    monkeypatch.setattr(quantizer, "latent", watched)
+    assert torch.equal(quantizer.encode(frames(1, 3, 16, 16)), codes)
+    assert seen == 4 * ["ieee"]
+    assert [part.fp32_precision for part in precision] == allowed
+    if way == "products":
+        assert torch.get_float32_matmul_precision() == "medium"
+
+
 def test_training_it_lowers_the_error_and_reaches_every_weight(quantizer):
     quantizer.train()
     picture = frames(2, 3, 4, 4).round().repeat_interleave(4, -1).repeat_interleave(4, -2)
@@ -136,6 +188,9 @@ def test_flow_is_read_and_painted_in_pixels():
         ({"encoder_blocks": [["ResBlock", 9, 9, 16, 1, 1, 0]]}, "reading 8 channels"),
         ({"encoder_blocks": [["ResBlock", 8, 9, 16, 1, 1, 0]]}, "as many channels out"),
         ({"encoder_blocks": [["Downsample", 8, 8]]}, "not one of this network"),
+        ({"encoder_blocks": [["ResBlock", 8, 8, 16, 1, 1]]}, "not one of this network"),
+        ({"encoder_blocks": 1001 * [["ResBlock", 8, 8, 16, 1, 1, 0]]}, "at most 1000 blocks"),
+        ({"num_codes": 2**60}, "num_codes=1152921504606846976"),
     ],
 )
 def test_sizes_that_make_no_network_are_one_sentence(change, sentence):

@@ -3,16 +3,15 @@
 import json
 import shutil
 import sys
+import zipfile
 from collections import Counter
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from benchmarks.official_convert import build, measure, peak_anonymous_bytes, shape_of_7b
 from lras.checkpoint import load, load_predictor, load_quantizer, save
 from lras.config import PredictorConfig, QuantizerConfig
-from lras.export_files import INDEX
 from lras.memory import check_memory, needed
 from lras.next_frame import NextFrame
 from lras.official.convert import convert
@@ -142,45 +141,6 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters(sizes, par
     assert sum(weight.numel() for weight in predictor.parameters()) == parameters
 
 
-def test_shards_follow_hugging_faces_index_and_load_alike(tmp_path, files):
-    whole = convert(files[0], tmp_path / "whole")
-    shards = convert(files[0], tmp_path / "shards", max_shard=8000)
-    index = json.loads((shards / INDEX).read_text())
-    names = sorted(path.name for path in shards.glob("*.safetensors"))
-    count = len(names)
-    assert count > 2
-    assert names == [f"model-{n + 1:05d}-of-{count:05d}.safetensors" for n in range(count)]
-    for file in names:
-        assert {k for k, v in index["weight_map"].items() if v == file} == set(
-            load_file(shards / file)
-        )
-    assert index["metadata"]["total_size"] == sum(
-        v.nbytes for v in load_file(whole / "model.safetensors").values()
-    )
-    assert states_equal(load_predictor(whole), load_predictor(shards))
-
-
-def test_an_export_over_an_older_one_leaves_nothing_of_it(tmp_path, files):
-    out = tmp_path / "ours"
-    once = {path.name for path in convert(files[0], out).iterdir()}
-    convert(files[0], out, max_shard=8000)
-    assert not once & {path.name for path in out.glob("*.safetensors")}
-    assert {path.name for path in convert(files[0], out).iterdir()} == once
-    assert states_equal(load_predictor(out), load_predictor(files[0]))
-
-
-def test_a_shard_that_is_not_there_or_cut_off_is_one_sentence(tmp_path, files):
-    out = convert(files[0], tmp_path / "ours", max_shard=8000)
-    shard = out / next(iter(sorted(path.name for path in out.glob("*.safetensors"))))
-    content = shard.read_bytes()
-    shard.write_bytes(content[:-100])
-    with pytest.raises(ValueError, match="is damaged"):
-        load_predictor(out)
-    shard.unlink()
-    with pytest.raises(ValueError, match="is damaged"):
-        load_predictor(out)
-
-
 def test_a_quantizer_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, files):
     larger = write_file(tmp_path / "large.pt", QUANTIZER | {"vocab_size": 32})
     with pytest.raises(ValueError, match=r"makes 32 codes .* expects 16"):
@@ -226,6 +186,52 @@ def test_a_model_of_the_official_preset_is_written_in_the_published_layout(tmp_p
     loaded = load_predictor(path)
     assert states_equal(loaded, model.predictor)
     assert torch.equal(logits(NextFrame(model.quantizer, loaded)), logits(model))
+
+
+def test_a_written_file_is_a_sound_archive(tmp_path, files):
+    path = export(convert(files[0], tmp_path / "ours"), tmp_path / "back.pt")
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        checksums = {one.filename: one.CRC for one in archive.infolist()}
+        assert checksums["back.pt/data/0"]
+
+
+def test_a_failing_export_leaves_the_older_file_and_no_other(tmp_path, files, monkeypatch):
+    ours, out = convert(files[0], tmp_path / "ours"), tmp_path / "back.pt"
+    out.write_bytes(b"older")
+    cat = torch.cat
+
+    def full(parts: list[torch.Tensor], **named) -> torch.Tensor:
+        if "out" in named:  # into the file
+            raise OSError("disk full")
+        return cat(parts, **named)
+
+    monkeypatch.setattr(torch, "cat", full)
+    with pytest.raises(OSError, match="disk full"):
+        export(ours, out)
+    assert out.read_bytes() == b"older" and not list(tmp_path.glob("*.partial"))
+
+
+def test_an_export_that_cannot_be_given_back_is_one_sentence(tmp_path, files):
+    ours = convert(files[0], tmp_path / "ours")
+    with pytest.raises(ValueError, match="is a folder"):
+        export(tmp_path / "none", tmp_path)
+    with pytest.raises(ValueError, match=r"q.pt is a file"):
+        export(ours, files[1] / "back.pt")
+    about = json.loads((ours / "config.json").read_text())
+    for layers, sentence in ((3, "promises 3 layers"), (10**9, "layers"), ("2", "n_layer='2'")):
+        about["note"]["official"]["predictor"]["n_layer"] = layers
+        (ours / "config.json").write_text(json.dumps(about))
+        with pytest.raises(ValueError, match=sentence):
+            export(ours, tmp_path / "back.pt")
+    assert not list(tmp_path.glob("back*"))
+
+
+def test_nested_values_of_a_cfg_come_back(tmp_path):
+    cfg = QUANTIZER | {"nested": {"pair": (1, 2), "blocks": [("a", 1)]}, "rate": None}
+    path = write_file(tmp_path / "q.pt", cfg)
+    back = export(convert(path, tmp_path / "ours"), tmp_path / "back.pt")
+    assert read_official(back).cfg == cfg
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from lras.checkpoint import load, load_quantizer
 from lras.official.__main__ import main
+from lras.official.convert import convert
 from lras.official.files import read_official, read_torch_file
+from lras.official.names import predictor_shapes
 from tests.official_files import (
     PREDICTOR,
     QUANTIZER,
@@ -117,6 +120,118 @@ def test_what_is_no_checkpoint_at_all_is_one_sentence(tmp_path):
     assert "torch.save's zip format" in refused(read_torch_file, old)
 
 
+def rezipped(path: Path, out: Path, pickled: bytes | None = None, how: int = 0) -> Path:
+    """The same archive written anew: with another pickle in it, or compressed."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w", how) as new:
+        for name in old.namelist():
+            other = pickled if name.endswith("data.pkl") else None
+            new.writestr(name, old.read(name) if other is None else other)
+    return out
+
+
+@pytest.mark.parametrize("call", [read_official, load])
+def test_a_compressed_file_is_refused_and_not_misread(tmp_path, call):
+    path = write_file(tmp_path / "p.pt", PREDICTOR)
+    stored = read_official(rezipped(path, tmp_path / "stored.pt")).weights
+    assert all(torch.equal(stored[n], v) for n, v in predictor_weights(PREDICTOR).items())
+    packed = rezipped(path, tmp_path / "packed.pt", how=zipfile.ZIP_DEFLATED)
+    assert "is compressed (p/data.pkl)" in refused(call, packed)
+
+
+def nested(tuples: int, as_key: bool) -> bytes:
+    """A pickle of tuples in one another, as a dict's key or as its value."""
+    inner = b"N" + tuples * b"\x85"
+    return b"\x80\x02}" + (inner + b"N" if as_key else b"X\x01\x00\x00\x00a" + inner) + b"s."
+
+
+def doubling(times: int) -> bytes:
+    """A key of ``2 ** times`` items in a few bytes: pairs of one pair twice."""
+    pairs = (b"q%ch%c\x86" % (n, n) for n in range(times))
+    return b"\x80\x02}N" + b"".join(pairs) + b"Ns."
+
+
+ABSURD = {
+    "deep keys": (nested(10**6, as_key=True), "beyond all measure"),
+    "deep values": (nested(10**6, as_key=False), "beyond all measure"),
+    "wide keys": (doubling(40), "beyond all measure"),
+    "many steps": (b"\x80\x02" + 510_000 * b"N" + b".", "beyond all measure"),
+    "a long pickle": (b"\x80\x02" + 17 * 2**20 * b"N" + b".", "expected at most 16,777,216"),
+    "a number cut off": (b"\x80\x02X\x01", "torch.save's zip format"),
+    "an instruction unheard of": (b"\x80\x02\xff.", "torch.save's zip format"),
+    "nothing on the stack": (b"\x80\x02\x85.", "torch.save's zip format"),
+    "a terabyte": (
+        b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R.",
+        "names builtins.bytearray",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ABSURD)
+def test_an_absurd_pickle_is_refused_before_it_is_built(tmp_path, case):
+    pickled, sentence = ABSURD[case]
+    path = write_file(tmp_path / "p.pt", PREDICTOR)
+    assert sentence in refused(read_torch_file, rezipped(path, tmp_path / "bad.pt", pickled))
+
+
+def test_what_other_code_allows_torch_to_build_is_not_allowed_here(tmp_path):
+    path = write_file(tmp_path / "p.pt", PREDICTOR, args=Foreign())
+    Foreign.built.clear()
+    with torch.serialization.safe_globals([Foreign]):
+        assert f"names {__name__}.Foreign" in refused(read_official, path)
+    assert not Foreign.built
+
+
+def laughs() -> list:
+    """Ten to the ninth words in a few lists."""
+    words = 10 * ["ha"]
+    for _ in range(8):
+        words = 10 * [words]
+    return words
+
+
+def endless() -> list:
+    words = []
+    words.append(words)
+    return words
+
+
+NOT_PLAIN = {
+    "a dtype": torch.float32,
+    "a tensor": torch.zeros(2),
+    "an object": argparse.Namespace(a=1),
+    "a set": {1, 2},
+    "a number beyond all tables": 2**80,
+    "a list in itself": endless(),
+    "a list of lists of lists": laughs(),
+    "numbered values": {1: 2},
+}
+
+
+@pytest.mark.parametrize("case", NOT_PLAIN)
+def test_a_cfg_of_more_than_plain_data_is_refused_before_anything_is_written(tmp_path, case):
+    path = write_file(tmp_path / "p.pt", PREDICTOR | {"extra": NOT_PLAIN[case]})
+    assert "its cfg says 'extra': " in refused(convert, path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_shows_nested_values_in_short(tmp_path, capsys):
+    args = argparse.Namespace(words=laughs(), inner=argparse.Namespace(more=laughs()))
+    path = write_file(tmp_path / "p.pt", PREDICTOR, args=args, words=[endless()])
+    assert main(["inspect", str(path)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 500
+
+
+def test_a_tensor_that_repeats_one_number_is_refused(tmp_path):
+    one = torch.zeros(1)
+    weights = {name: one.expand(shape) for name, shape in predictor_shapes(PREDICTOR).items()}
+    path = write_file(tmp_path / "p.pt", PREDICTOR, weights)
+    assert "holds fewer numbers than" in refused(read_official, path)
+    largest = torch.zeros(max(value.numel() for value in weights.values()))
+    weights = {n: largest[: v.numel()].view(v.shape) for n, v in weights.items()}
+    path = write_file(tmp_path / "p.pt", PREDICTOR, weights)
+    assert "holds fewer numbers than its tensors" in refused(read_official, path)
+
+
 CONTRADICTIONS = {
     "a layer too many": ({"n_layer": 3}, "lacks transformer.h.2"),
     "a layer too few": ({"n_layer": 1}, "also holds transformer.h.1"),
@@ -139,6 +254,9 @@ CONTRADICTIONS = {
     "a falling range": ({"rgb_range": (16, 0)}, "two rising whole numbers"),
     "a range of words": ({"rgb_range": ("0", "16")}, "two rising whole numbers"),
     "a size that is none": ({"n_layer": -2}, "n_layer=-2"),
+    "more layers than fit anywhere": ({"n_layer": 10**9}, "6000000004 tensors"),
+    "a size beyond all tables": ({"n_embd": 2**40}, "n_embd=1099511627776"),
+    "a size that is no number": ({"n_layer": True}, "n_layer=True"),
     "no size": ({"n_head": None}, "lacks n_head"),
     "no range": ({"frame_0_rgb_pos_range": None}, "lacks frame_0_rgb_pos_range"),
 }
@@ -164,6 +282,15 @@ QUANTIZER_CONTRADICTIONS = {
     "two codebooks": ({"num_codebooks": 2}, "one codebook"),
     "unlike channels": ({"num_out_channels": 2}, "channels out as in"),
     "no blocks": ({"encoder_blocks": None}, "lacks encoder_blocks"),
+    "blocks that are none": ({"decoder_blocks": 5}, "decoder_blocks=5"),
+    "blocks in words": ({"decoder_blocks": "abc"}, "decoder_blocks='abc'"),
+    "a block that is none": ({"decoder_blocks": [5]}, "the block 5"),
+    "a block without sizes": ({"decoder_blocks": [("Upsample",)]}, "the block ('Upsample',)"),
+    "a huge width": ({"encoder_blocks": [("ResBlock", 8, 8, 2**62, 1, 1, 0)]}, "at most 65536"),
+    "a negative width": ({"encoder_blocks": [("ResBlock", 8, 8, -3, 1, 1, 0)]}, "8, 8, -3"),
+    "codes in words": ({"vocab_size": "16"}, "vocab_size='16'"),
+    "half a code": ({"vocab_size": 2.0}, "vocab_size=2.0"),
+    "channels in words": ({"num_in_channels": "3", "num_out_channels": "3"}, "channels='3'"),
 }
 
 

@@ -30,7 +30,7 @@ class NextFrameModel(Protocol):
         order1: Int[Tensor, "batch patches"],
         read_out: ReadOut,
     ) -> Float[Tensor, "batch rows cols vocab"]:
-        """Unnormalized log-probabilities over the content vocabulary.
+        """Unnormalized log-probabilities over the content vocabulary, or over a longer one.
 
         ``codes1`` are the true codes of frame 1; the model uses those the format lets it see: the
         revealed patches and, with ``all``, the preceding codes of the same patch. ``order0`` and

@@ -21,6 +21,7 @@ from lras.official.convert import convert
 from lras.official.export import export
 from lras.official.files import WEIGHT_KEYS, as_official, read_torch_file
 from lras.official.golden import compare
+from lras.shown import shown
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,9 +64,9 @@ def inspect_file(options: argparse.Namespace) -> int:
         if isinstance(value, Mapping) and key in ("cfg", *WEIGHT_KEYS):
             print(f"{key}: {len(value)} entries")
             for name, item in value.items():
-                print(f"  {name}: {_shown(item)}")
+                print(f"  {_bare(name)}: {_shown(item)}")
         else:
-            print(f"{key}: {_shown(value)}")
+            print(f"{_bare(key)}: {_shown(value)}")
     official = as_official(options.path, state)
     total = sum(value.numel() for value in official.weights.values())
     kinds = ", ".join(sorted({_kind(value) for value in official.weights.values()}))
@@ -106,11 +107,13 @@ def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {_kind(value)}"
     if isinstance(value, argparse.Namespace):
-        return ", ".join(f"{name}={item!r}" for name, item in vars(value).items())
-    if isinstance(value, Mapping):
-        return f"{len(value)} entries"
-    text = repr(value)
-    return text if len(text) <= 200 else text[:200] + "..."
+        return ", ".join(f"{_bare(name)}={shown(item)}" for name, item in vars(value).items())
+    return f"{len(value)} entries" if isinstance(value, Mapping) else shown(value)
+
+
+def _bare(name: Any) -> str:
+    """A name as it is; whatever else a file may use as one, as short text."""
+    return shown(name).strip("'")
 
 
 def _kind(value: Tensor) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lras.export_files import write_export
+from lras.export_files import check_folder, write_export
 from lras.lpq import LPQ
 from lras.official.files import OfficialFile, read_official
 from lras.official.names import predictor_config, quantizer_config, quantizer_to_ours, to_ours
@@ -16,7 +16,7 @@ from lras.official.names import predictor_config, quantizer_config, quantizer_to
 def our_export(official: OfficialFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of an export; the weights are views of the published file.
 
-    The published cfg is kept word by word in ``note``, so that the way back loses nothing.
+    The published cfg is kept with every value in ``note``, so that the way back loses nothing.
     """
     note = {"official": {official.kind: dict(official.cfg)}, "from": official.path.name}
     if official.kind == "predictor":
@@ -42,9 +42,10 @@ def convert(
     file's own dtype; shards of at most ``max_shard`` (bytes, or as ``5GB``).
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_official``; the two do not fit each other; there
-            is not enough room at ``out``.
+        FileNotFoundError, ValueError: as ``read_official``; the two do not fit each other; ``out``
+            is a file or somebody else's folder, or there is not enough room.
     """
+    check_folder(Path(out))
     official = read_official(path, None if quantizer is None else "predictor")
     about, weights = our_export(official)
     if quantizer is not None:

@@ -1,6 +1,10 @@
 """The way back: a model of ours as a checkpoint in the published layout."""
 
 import mmap
+import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +25,8 @@ from lras.official.names import (
     RANGES,
     check_weights,
     official_names,
+    predictor_config,
+    quantizer_config,
 )
 from lras.vocab import TokenRanges
 
@@ -42,12 +48,16 @@ def export(path: str | Path, out: str | Path, kind: Kind | None = None) -> Path:
     """Write the predictor or the quantizer of a model as one published checkpoint file.
 
     ``kind`` says which (None: the predictor where there is one). Weights go to disk one at a time
-    and keep their dtype; a cfg that came with a published file is given back word by word.
+    and keep their dtype. A cfg that came with a published file is given back with every value;
+    sequences are tuples again, those of sequences lists, as published files have them.
 
     Raises:
         FileNotFoundError: nothing at ``path``.
-        ValueError: no such part, a network that the published layout cannot hold, or no room.
+        ValueError: no such part, a network that the published layout cannot hold, ``out`` is a
+            folder or inside a file, or no room.
     """
+    out = Path(out)
+    _check_out(out)
     about, weights = read(path)
     kind = kind or ("predictor" if "predictor" in about else "quantizer")
     if kind not in about:
@@ -56,9 +66,11 @@ def export(path: str | Path, out: str | Path, kind: Kind | None = None) -> Path:
     kept = about.get("note", {}).get("official", {}).get(kind)
     if kind == "predictor":
         cfg = kept or _predictor_cfg(about["predictor"], path)
-        tensors = dict(_predictor_tensors(own, cfg["n_layer"]))
+        predictor_config(cfg)
+        tensors = dict(_predictor_tensors(own, cfg["n_layer"], path))
     else:
         cfg = kept or _quantizer_cfg(about["quantizer"], path)
+        quantizer_config(cfg)
         tensors = dict(_quantizer_tensors(own, cfg["vocab_size"].bit_length() - 1))
     cfg = {key: _as_published(value) for key, value in cfg.items()}
     joined = {
@@ -82,31 +94,73 @@ def write_official(
     """Write ``{"cfg", "weights"}`` as ``torch.save`` would, holding no weights in memory.
 
     The file is laid out first, with holes of the shapes and dtypes of ``like`` (meta tensors will
-    do); then ``fill(name, into)`` writes each tensor into the mapped file.
+    do); then ``fill(name, into)`` writes each tensor into the mapped file, and the checksums of
+    all follow. A file at ``out`` is replaced when all is on disk; what fails leaves nothing.
 
     Raises:
-        ValueError: there is not enough room at ``out``.
+        ValueError: ``out`` is a folder or inside a file, or there is not enough room.
     """
     out = Path(out)
+    _check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(out.parent, sum(value.nbytes for value in like.values()))
     with FakeTensorMode():
         empty = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in like.items()}
     partial = out.with_name(out.name + ".partial")
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save({"cfg": dict(cfg), "weights": empty}, partial)
-    with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
-        mapped = torch.load(partial, mmap=True, weights_only=True)["weights"]
-    for name, into in mapped.items():
-        fill(name, into)
-    del mapped
-    return partial.replace(out)
+    try:
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save({"cfg": dict(cfg), "weights": empty}, partial)
+        with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+            mapped = torch.load(partial, mmap=True, weights_only=True)["weights"]
+        for name, into in mapped.items():
+            fill(name, into)
+        del mapped
+        _write_checksums(partial)
+        return partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder, expected the name of a file to write.")
+    for place in out.absolute().parents:
+        if place.is_file():
+            raise ValueError(f"{place} is a file, so {out} cannot be in it; name another place.")
+
+
+def _write_checksums(path: Path) -> None:
+    """The CRC-32 of every entry of a zip archive: behind its bytes, and in the directory."""
+    with zipfile.ZipFile(path) as archive:
+        entries, at = archive.infolist(), archive.start_dir
+    with open(path, "r+b") as file:
+        with mmap.mmap(file.fileno(), 0) as raw, memoryview(raw) as view:
+            for entry in entries:  # in the order of the directory
+                start = entry.header_offset + 30
+                start += sum(struct.unpack_from("<2H", view, start - 4))  # its name and padding
+                end = start + entry.file_size
+                checksum = struct.pack("<I", zlib.crc32(view[start:end]))
+                here = end + 4 if entry.flag_bits & 8 else entry.header_offset + 14
+                view[here : here + 4] = checksum
+                view[at + 16 : at + 20] = checksum
+                at += 46 + sum(struct.unpack_from("<3H", view, at + 28))
+            raw.flush()
+        os.fsync(file.fileno())
 
 
 def _predictor_tensors(
-    ours: Mapping[str, Tensor], num_layers: int
+    ours: Mapping[str, Tensor], num_layers: int, path: str | Path
 ) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    layers = {name.split(".")[1] for name in ours if name.startswith("blocks.")}
+    if num_layers != len(layers):
+        raise ValueError(
+            f"the config at {path} promises {num_layers} layers, but there are weights of "
+            f"{len(layers)}; write the export again."
+        )
     for theirs, names in official_names(num_layers).items():
+        missing = [name for name in names if name not in ours]
+        if missing:
+            raise ValueError(f"{path} holds no {missing[0]}; write the export again.")
         yield theirs, tuple(ours[name] for name in names)
 
 
@@ -176,6 +230,8 @@ def _quantizer_cfg(values: Mapping[str, Any], path: str | Path) -> dict[str, Any
 
 def _as_published(value: Any) -> Any:
     """JSON turned tuples into lists; a published cfg has tuples, and lists of tuples."""
+    if isinstance(value, dict):
+        return {key: _as_published(item) for key, item in value.items()}
     if not isinstance(value, list | tuple):
         return value
     nested = any(isinstance(item, list | tuple) for item in value)

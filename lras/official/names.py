@@ -8,14 +8,15 @@ size of a code cell) is the default here.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lras.config import PredictorConfig
-from lras.lpq import LPQ, LPQConfig
+from lras.lpq import LPQ, LPQConfig, as_blocks
+from lras.shown import shown
 from lras.vocab import TokenRanges
 
 CODE_PX = 4  # px; the published quantizer's cell, which a predictor's cfg does not mention
@@ -35,7 +36,9 @@ RANGES = {
     "pose_places": "campose_pos_range",
 }
 _RGB = tuple(RANGES)[:5]
-_SIZES = ("n_layer", "n_head", "n_embd", "vocab_size", "block_size", "patch_size")
+_PREDICTOR_SIZES = ("n_layer", "n_head", "n_embd", "vocab_size", "block_size", "patch_size")
+
+MAX_SIZE = 2**31  # no table is longer
 
 # The weight of every bit of a code: an integer table in the file, a constant here.
 QUANTIZER_MASK = "quantizer.mask"
@@ -46,6 +49,7 @@ QUANTIZER_SIZES = {
     "encoder_blocks": "encoder_blocks",
     "decoder_blocks": "decoder_blocks",
 }
+_QUANTIZER_SIZES = ("patch_size", "vocab_size", "num_in_channels")
 
 _WHOLE = {
     "transformer.token_embedding.weight": "token_table.weight",
@@ -104,14 +108,14 @@ def predictor_config(cfg: Mapping[str, Any], code_px: int = CODE_PX) -> Predicto
         ValueError: the cfg lacks a size or an RGB range, has biases (the network has none), or its
             ranges contradict one another.
     """
-    needed = [*_SIZES, *(RANGES[name] for name in _RGB)]
+    needed = [*_PREDICTOR_SIZES, *(RANGES[name] for name in _RGB)]
     missing = [key for key in needed if cfg.get(key) is None]
     if missing:
         raise ValueError(
             f"the predictor's cfg lacks {', '.join(missing)} (it holds {', '.join(sorted(cfg))}); "
             "pass a checkpoint of a published LRAS predictor."
         )
-    _check_sizes(cfg)
+    _check_sizes(cfg, _PREDICTOR_SIZES)
     if cfg.get("bias"):
         raise ValueError(
             "the cfg says bias=True, but no published predictor has biases and neither has ours; "
@@ -146,13 +150,16 @@ def quantizer_config(cfg: Mapping[str, Any]) -> LPQConfig:
             f"the quantizer's cfg lacks {', '.join(missing)} (it holds {', '.join(sorted(cfg))}); "
             "pass a checkpoint of a published LRAS quantizer."
         )
+    _check_sizes(cfg, _QUANTIZER_SIZES)
     if cfg.get("num_codebooks", 1) != 1 or cfg.get("num_out_channels") != cfg["num_in_channels"]:
         raise ValueError(
-            f"the cfg says num_codebooks={cfg.get('num_codebooks')} and num_out_channels="
-            f"{cfg.get('num_out_channels')}, expected one codebook and as many channels out as in "
-            f"({cfg['num_in_channels']})."
+            f"the cfg says num_codebooks={shown(cfg.get('num_codebooks'))} and num_out_channels="
+            f"{shown(cfg.get('num_out_channels'))}, expected one codebook and as many channels out "
+            f"as in ({cfg['num_in_channels']})."
         )
-    return LPQConfig(**{ours: cfg[theirs] for ours, theirs in QUANTIZER_SIZES.items()})
+    sizes = {ours: cfg[theirs] for ours, theirs in QUANTIZER_SIZES.items()}
+    sizes |= {name: as_blocks(name, sizes[name]) for name in ("encoder_blocks", "decoder_blocks")}
+    return LPQConfig(**sizes)
 
 
 def quantizer_shapes(cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -174,15 +181,19 @@ def check_weights(kind: str, cfg: Mapping[str, Any], weights: Mapping[str, Tenso
     """
     if kind == "predictor":
         predictor_config(cfg)
-        expected = predictor_shapes(cfg)
+        promised = len(_WHOLE) + len(_OF_A_BLOCK) * cfg["n_layer"]
+        # A cfg may claim any number of layers; one for every tensor is too many already.
+        expected = predictor_shapes({**cfg, "n_layer": min(cfg["n_layer"], len(weights))})
     else:
         expected = quantizer_shapes(cfg)
+        promised = len(expected)
     missing = [name for name in expected if name not in weights]
     beyond = [name for name in weights if name not in expected]
     if missing or beyond:
-        what = f"lacks {missing[0]}" if missing else f"also holds {beyond[0]}"
+        extra = "".join(shown(name).strip("'") for name in beyond[:1])
+        what = f"lacks {missing[0]}" if missing else f"also holds {extra}"
         raise ValueError(
-            f"the cfg promises {len(expected)} tensors, but the file holds {len(weights)} and "
+            f"the cfg promises {promised} tensors, but the file holds {len(weights)} and "
             f"{what}; cfg and weights are not of one {kind}."
         )
     for name, shape in expected.items():
@@ -206,23 +217,28 @@ def _check_mask(mask: Tensor) -> None:
         )
 
 
-def _check_sizes(cfg: Mapping[str, Any]) -> None:
-    for key in _SIZES:
-        if not isinstance(cfg[key], int) or cfg[key] < 1:
+def _check_sizes(cfg: Mapping[str, Any], keys: Iterable[str]) -> None:
+    for key in keys:
+        if not _is_whole(cfg[key]) or not 1 <= cfg[key] <= MAX_SIZE:
             raise ValueError(
-                f"the cfg says {key}={cfg[key]!r}, expected a whole number of 1 or more; "
-                "the file is damaged."
+                f"the cfg says {key}={shown(cfg[key])}, expected a whole number from 1 to "
+                f"{MAX_SIZE}; the file is damaged."
             )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _range(cfg: Mapping[str, Any], key: str) -> tuple[int, int] | None:
     pair = cfg.get(key)
     if pair is None:
         return None
-    whole = isinstance(pair, tuple | list) and all(isinstance(end, int) for end in pair)
+    whole = isinstance(pair, tuple | list) and all(map(_is_whole, pair))
     if not whole or len(pair) != 2 or not 0 <= pair[0] < pair[1]:
         raise ValueError(
-            f"the cfg says {key}={pair!r}, expected two rising whole numbers; the file is damaged."
+            f"the cfg says {key}={shown(pair)}, expected two rising whole numbers; the file is "
+            "damaged."
         )
     return tuple(pair)
 

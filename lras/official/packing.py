@@ -47,7 +47,8 @@ def permutations(num_patches: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def published_orders(num_patches: int, hidden_share: float, seed: int) -> Orders:
     """Both permutations, and the revealed patches brought to the front of frame 1's.
 
-    Revealed patches keep the relative order of the permutation; the order of the list is lost.
+    Revealed patches keep the relative order of the permutation; the order of the list is lost. For
+    who calls the library: tracers draw masks and orders of their own.
     """
     order0, order1 = permutations(num_patches, seed)
     shown = np.isin(order1, reveal_list(num_patches, hidden_share, seed))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lras.grid import PatchGrid
 from lras.layers import KeyValue
-from lras.next_frame import NextFrame
+from lras.next_frame import NextFrame, Vocabulary
 from lras.official.sampling import GREEDY
 from lras.predictor import FramePredictor, split_revealed
 from lras.quantizer import Quantizer
@@ -222,8 +222,13 @@ class PatchParallelNextFrame(NextFrame):
         ValueError: the predictor has no slot table, or no pointers in frame 0.
     """
 
-    def __init__(self, quantizer: Quantizer, predictor: FramePredictor) -> None:
-        super().__init__(quantizer, predictor)
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        predictor: FramePredictor,
+        vocabulary: Vocabulary = "content",
+    ) -> None:
+        super().__init__(quantizer, predictor, vocabulary)
         cfg = predictor.cfg
         if cfg.positions != "slot" or not cfg.frame0_pointers:
             raise ValueError(
@@ -242,14 +247,17 @@ class PatchParallelNextFrame(NextFrame):
         order1: Int[Tensor, "batch patches"],
         read_out: str = "all",
     ) -> Float[Tensor, "batch rows cols vocab"]:
-        """Content logits, float32; rows of revealed patches are 0. See tracing.protocol."""
+        """Logits of ``vocabulary``, float32; rows of revealed patches are 0.
+
+        See tracing.protocol.
+        """
         grid = self._grid(codes0)
         revealed, hidden = split_revealed(order1, reveal)
         grouped = grid.to_patches(codes0), grid.to_patches(codes1)
         cache = read_condition(self.predictor, *grouped, order0, revealed, grid)
         steps = patch_parallel(self.predictor, cache, hidden, grid)
         count = 1 if read_out == "first" else grid.codes_per_patch
-        vocab = self.predictor.cfg.num_codes
+        vocab = self.num_columns
         full = torch.zeros(len(codes0), grid.num_patches, count, vocab, device=codes0.device)
         rows = torch.arange(len(codes0), device=codes0.device)[:, None]
         for code, step in enumerate(islice(steps, count)):
