@@ -95,7 +95,7 @@ def measure(scratch: Path, cfg: dict[str, Any], max_shard: str = "5GB") -> dict[
         NotMeasuredError: there is not enough room below ``scratch``.
     """
     numbers = sum(torch.Size(shape).numel() for shape in predictor_shapes(cfg).values())
-    Path(scratch).mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     needed, free = 2 * 2 * numbers, shutil.disk_usage(scratch).free
     if free < 1.02 * needed:
         raise NotMeasuredError(
