@@ -1,14 +1,7 @@
-"""FlowProbe: its sets, its figures, its account of time, and that training never notices it."""
+"""FlowProbe: what it logs, who can watch it, and that training never notices it."""
 
 import json
-import logging
 import math
-import os
-import subprocess
-import sys
-from dataclasses import replace
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,21 +11,20 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
+from data.synthetic import SceneConfig
 from data.types import PointPairs
 from doors.stopping import BestByProbe, LastCheckpoint, StepCheckpoint
 from lras.averaging import WeightEMA
-from lras.checkpoint import save
 from tests.fake_datasets import write_flow_pair
 from tests.reference.slow_probe_scores import slow_probe_scores
 from tests.test_plain_trainer import SCENE, plain_trainer, predictor_module, scenes
-from tests.tiny_model import states_equal, tiny_model
+from tests.tiny_model import states_equal
 from tracing.benchmarks.synthetic import synthetic_pairs
 from tracing.config import TracerConfig
-from tracing.probe import FlowProbe, flow_folder, probe_set, synthetic, tapvid
-from tracing.probe.budget import Budget
+from tracing.probe import FlowProbe, flow_folder, probe_set
 from tracing.probe.pictures import probe_picture
-from tracing.probe.ranks import answers_of_all_ranks
 from tracing.probe.scores import Answer, baseline_scores, scores
+from tracing.probe.weights import probed_model
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACER = TracerConfig(num_masks=2)
@@ -111,10 +103,16 @@ def test_every_figure_pictures_and_a_table_are_logged_at_the_same_queries_each_t
 
 
 def test_scores_equal_slow_loops_over_single_points():
-    sets = probe_set([synthetic_pairs(SCENE, 4, 3, seed=3, visible_only=False)], "x", input_px=32)
+    wide = SceneConfig(size=32, max_motion_px=10.0, sprites=1, min_sprites=1, still=0.0)
+    pairs = synthetic_pairs(wide, 8, 4, min_motion_px=0.0, seed=3, visible_only=False)
+    sets = probe_set([pairs], "x", input_px=64)
     answers = answers_for(sets)
     figures, slow = scores(sets, answers, patch_px=4), slow_probe_scores(sets, answers, patch_px=4)
     assert slow.keys() <= figures.keys()
+    bins = {name for name in slow if name.endswith("px")}
+    assert bins == {name for name in figures if name.endswith("px")}
+    assert len({name for name in bins if "_all_" in name}) >= 3  # or a bin's bounds mean nothing
+    assert any("_sprites_" in name for name in bins)
     for name, value in slow.items():
         assert figures[name] == pytest.approx(value, abs=1e-5), name
 
@@ -198,6 +196,15 @@ def test_averaged_weights_are_probed_where_something_averages_them(tmp_path):
         figures(predictor_module(), weights="ema")
 
 
+def test_every_module_is_left_in_the_mode_it_was_found_in():
+    module = predictor_module().train()
+    module.predictor.blocks[0].eval()  # as a frozen part is
+    before = [part.training for part in module.modules()]
+    with probed_model(plain_trainer(1), module, "raw") as model:
+        assert not any(part.training for part in model.modules())
+    assert [part.training for part in module.modules()] == before and len(set(before)) == 2
+
+
 @pytest.mark.slow
 def test_a_compiled_predictor_is_probed_like_a_plain_one(tmp_path):
     histories = []
@@ -275,226 +282,3 @@ def test_averaged_weights_at_the_end_do_not_replace_the_raw_ones_to_go_on_from(t
     raw, averaged = state["current_model_state"], state["state_dict"]
     name = "predictor.final_norm.weight"
     assert not torch.equal(raw[name], averaged[name])
-
-
-# --- its account of time -----------------------------------------------------------------------
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_budget_allows_a_visit_only_if_it_and_the_last_one_stay_within_the_share():
-    clock = Clock()
-    budget = Budget(0.1, clock)
-    budget.start()
-
-    def visit(seconds):
-        with budget.spending():
-            clock.now += seconds
-
-    visit(1)
-    clock.now += 29.9
-    assert not budget.affords(1.0)  # 1 spent, 1 now, 1 at the end: 3 of 29.9
-    assert budget.affords(0.5)  # half way through, half of the first and the last counts
-    clock.now += 0.2
-    assert budget.affords(1.0)
-    visit(1)
-    assert budget.share == pytest.approx(2 / 30.1)
-    assert not budget.affords(1.0)
-    twin = Budget(0.1, clock)
-    twin.load_state_dict(budget.state_dict())
-    twin.start()
-    clock.now += 9.8
-    assert not twin.affords(1.0)
-    clock.now += 0.2
-    assert twin.affords(1.0) and budget.affords(1.0)
-    visit(30)  # once the machine was busy: paid for, but not what the next one is taken to cost
-    clock.now += 300
-    assert budget.affords(1.0)
-    assert Budget(None).affords(1.0)
-
-
-def test_visits_are_evenly_spread_over_a_run_and_keep_to_the_share_at_its_end():
-    clock = Clock()
-    budget = Budget(0.05, clock)
-    budget.start()
-    steps, visited = 1000, []
-    for step in range(steps + 1):
-        if step in (0, steps) or budget.affords(step / steps):
-            visited.append(step)
-            with budget.spending():
-                clock.now += 5.0
-        clock.now += 1.0
-    assert budget.spent <= 0.05 * 1000 + 1e-9
-    gaps = [b - a for a, b in pairwise(visited)]
-    assert len(visited) == 9 and max(gaps) - min(gaps) <= 2
-
-
-@pytest.mark.parametrize("share", [0.0, -0.1])
-def test_budget_refuses_a_share_that_allows_nothing(share):
-    with pytest.raises(ValueError, match="positive share"):
-        Budget(share)
-
-
-def test_a_share_thins_out_the_probes_between_the_first_and_the_last(tmp_path):
-    def steps_probed(**extra):
-        watcher = probe(max_share=1e-6, **extra)
-        trainer = plain_trainer(6, watcher, default_root_dir=tmp_path, val_check_interval=3)
-        trainer.fit(predictor_module(), scenes(6))
-        return [point["step"] for point in watcher.history]
-
-    assert steps_probed() == [0, 6]
-    assert steps_probed(at_validation_end="always") == [0, 3, 6]
-
-
-def test_a_resumed_run_keeps_history_and_account(tmp_path):
-    first = probe()
-    trainer = plain_trainer(4, first, default_root_dir=tmp_path)
-    trainer.fit(predictor_module(), scenes(8))
-    trainer.save_checkpoint(tmp_path / "at4.ckpt")
-    second = probe()
-    plain_trainer(8, second, default_root_dir=tmp_path).fit(
-        predictor_module(), scenes(8), ckpt_path=tmp_path / "at4.ckpt", weights_only=True
-    )
-    assert [point["step"] for point in second.history] == [0, 2, 4, 6, 8]
-    assert second.history[:3] == first.history
-    assert second.budget.spent > first.budget.spent
-
-
-# --- bad input ---------------------------------------------------------------------------------
-
-
-def test_sets_that_are_missing_or_empty_are_named_before_training(tmp_path):
-    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
-        flow_folder(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises((ValueError, FileNotFoundError), match="empty"):
-        flow_folder(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"real_pairs\.root=DIR"):
-        flow_folder(None)
-    with pytest.raises(ValueError, match=r"tapvid\.path=FILE"):
-        tapvid(None)
-    with pytest.raises((ValueError, FileNotFoundError), match=r"nowhere\.pkl"):
-        tapvid(tmp_path / "nowhere.pkl")
-    hidden = held_out()
-    hidden.visible.zero_()
-    with pytest.raises(ValueError, match="no point of dark has a visible target"):
-        probe_set([hidden], "dark")
-    with pytest.raises(ValueError, match="has no set"):
-        FlowProbe({"easy": None})
-    with pytest.raises(ValueError, match="add easy to probe_set"):
-        FlowProbe({"easy": {"num_pairs": 4}})
-    with pytest.raises(ValueError, match=r"probe set far: only 0 of"):
-        FlowProbe({"far": partial(synthetic, SCENE, 2, 2, min_motion_px=100.0)})
-    with pytest.raises(ValueError, match="every_n_steps=0"):
-        probe(every_n_steps=0)
-
-
-def test_weights_that_are_no_numbers_are_told_and_training_goes_on(tmp_path, caplog):
-    class Poison(L.Callback):
-        def on_train_batch_end(self, trainer, module, *_):
-            torch.nn.init.constant_(module.predictor.final_norm.weight, math.nan)
-
-    watcher = probe(at_validation_end="never")
-    trainer = plain_trainer(4, Poison(), watcher, default_root_dir=tmp_path)
-    with caplog.at_level(logging.WARNING):
-        trainer.fit(predictor_module(), scenes(4))
-    assert trainer.global_step == 4
-    assert "have a KL that is no number" in caplog.text
-    assert math.isfinite(watcher.history[0]["flow/held_out/epe"])
-    assert math.isnan(watcher.history[-1]["flow/held_out/epe"])
-
-
-def test_a_probe_that_fails_is_told_and_training_goes_on(tmp_path, caplog, monkeypatch):
-    watcher = probe()
-    monkeypatch.setattr(watcher, "cfg", None)
-    monkeypatch.setattr(
-        "tracing.probe.callback.KLTracer.__call__",
-        lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")),
-    )
-    trainer = plain_trainer(2, watcher, default_root_dir=tmp_path)
-    with caplog.at_level(logging.WARNING):
-        trainer.fit(predictor_module(), scenes(2))
-    assert trainer.global_step == 2
-    assert "RuntimeError on rank 0: out of memory" in caplog.text
-    assert watcher.history[-1] == {"step": 2}
-
-
-def test_a_set_that_does_not_fit_the_model_stops_the_run_at_its_first_probe(tmp_path):
-    scene = replace(SCENE, size=18)  # no whole patches
-    watcher = FlowProbe({"odd": synthetic(scene, 2, 2)}, tracer=TRACER)
-    trainer = plain_trainer(2, watcher, default_root_dir=tmp_path)
-    with pytest.raises(ValueError, match="the probe set odd does not fit the model: ValueError"):
-        trainer.fit(predictor_module(), scenes(2))
-
-
-def test_a_rank_alone_traces_all_parts_and_reports_its_failure():
-    def trace(part):
-        if part == 2:
-            raise ValueError("no")
-        nothing = torch.zeros(0)
-        return Answer(part, torch.zeros(0, 2), nothing, nothing.long())
-
-    answers, problem = answers_of_all_ranks([0, 1], trace)
-    assert [answer.part for answer in answers] == [0, 1] and problem == ""
-    answers, problem = answers_of_all_ranks([0, 2], trace)
-    assert answers == [] and problem == "ValueError on rank 0: no"
-
-
-# --- real data ---------------------------------------------------------------------------------
-
-
-@pytest.mark.shared
-def test_real_pairs_and_tapvid_pickles_become_sets(shared_root):
-    real = flow_folder(shared_root / "data/flow_gt", points_per_pair=2, input_px=64)
-    assert len(real.shown) == 10 and real.num_visible == 20
-    assert {part.frame0.shape[-1] for part in real.shown} == {64}
-    short = tapvid(shared_root / "data/tracks/tapvid_pairs_short.pkl", 4, 3, input_px=64)
-    assert len(short.shown) == 4 and set(short.hw) == {(480, 854)}
-    again = tapvid(shared_root / "data/tracks/tapvid_pairs_short.pkl", 4, 3, input_px=64)
-    assert torch.equal(short.stored[3].points, again.stored[3].points)
-
-
-# --- several ranks -----------------------------------------------------------------------------
-
-
-def on_ranks(world: int, script: str, *words: object) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    command = [sys.executable, *launcher, str(ROOT / script), *map(str, words)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.mark.slow
-def test_two_ranks_find_what_one_finds_to_the_bit(tmp_path):
-    model = tiny_model()
-    with torch.no_grad():
-        for weight in model.predictor.blocks.parameters():
-            if not weight.any():
-                torch.nn.init.normal_(weight, std=0.3)
-    save(model.eval(), tmp_path / "export")
-    found = []
-    for world in (1, 2):
-        on_ranks(world, "benchmarks/probe_on_ranks.py", tmp_path, tmp_path / f"{world}.json")
-        found.append(json.loads((tmp_path / f"{world}.json").read_text()))
-    one, two = found
-    assert (one.pop("world"), two.pop("world")) == (1, 2)
-    timed = {key for key in one["scores"] if key.endswith("/seconds")}
-    for each in found:
-        for key in timed:
-            del each["scores"][key]
-    assert one == two
-
-
-@pytest.mark.slow
-def test_ranks_that_shard_the_weights_or_fail_still_meet(tmp_path):
-    on_ranks(2, "tests/sharded_probe.py", tmp_path)
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
-    assert first["sharded_equals_whole"] and first["was_sharded"]
-    assert first["problem"] == "ValueError on rank 1: only here"

@@ -39,7 +39,7 @@ def probed_model(
                 model = module.next_frame()
             if any(p.dtype != torch.float32 for p in model.parameters() if p.is_floating_point()):
                 model = copy.deepcopy(model).float()
-            yield model
+            yield model.eval()
     finally:
         for part, was_training in training.items():
             part.training = was_training
