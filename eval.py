@@ -5,7 +5,7 @@ writes results.json, a table, the points, pictures and (``report=true``) one pag
 """
 
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -16,16 +16,24 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from doors import one_sentence
+from doors import asking, one_sentence
 from doors.loading import load_model, untrained_like
 from lras.next_frame import NextFrame
 from tracing.benchmarks import evaluation
 from tracing.benchmarks.provenance import provenance
-from tracing.config import TracerConfig
-from tracing.kl_tracer import KLTracer
+from tracing.ensemble import ZoomConfig
+from tracing.estimate import engine_within, estimate
+from tracing.tracers import TracerSetup
 
 
-def protocol(cfg: DictConfig, tracer: TracerConfig, model: NextFrame | None, about: dict) -> dict:
+def setup_of(cfg: DictConfig) -> TracerSetup:
+    """How the config wants KL and RGB tracers."""
+    parts = {name: instantiate(cfg.tracer[name]) for name in ("cfg", "zoom", "engine")}
+    judged = {name: cfg.tracer[name] for name in ("occlusion", "return_px")}
+    return TracerSetup(**parts, **judged, max_batch=cfg.max_batch)
+
+
+def protocol(cfg: DictConfig, setup: TracerSetup, model: NextFrame | None, about: dict) -> dict:
     """How the scores came about, JSON-ready."""
     how = {"tracer": cfg.tracer.name, "seed": cfg.seed, "ckpt": cfg.ckpt}
     if model is not None:
@@ -37,29 +45,33 @@ def protocol(cfg: DictConfig, tracer: TracerConfig, model: NextFrame | None, abo
         how["dtype"] = str(model.predictor.token_table.weight.dtype).removeprefix("torch.")
     if "points_per_pair" in cfg.task:
         how["points_per_pair"] = cfg.task.points_per_pair
-    return how | {"tracer_config": asdict(tracer)} | about
+    return how | setup.about() | about
 
 
 def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
     """Evaluate what the config names; returns what was written."""
     origin = provenance(cfg.seed)
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
-    tracer_cfg: TracerConfig = instantiate(cfg.tracer.cfg)
+    setup = setup_of(cfg)
+    if asking.is_question(cfg.task):
+        return asking.answer(cfg, setup, out, console, protocol)
     model = None if cfg.ckpt is None else load_model(cfg, console)
     if model is not None and cfg.task.get("input_px", 0) is None:
         cfg.task.input_px = model.image_size
     patch_px = cfg.patch_px if model is None else model.patch_px
     evaluation.check_tracer(cfg.tracer.name, model)
     task = instantiate(cfg.task, _convert_="object")
-    line_up, kl = evaluation.line_up(
-        cfg.tracer.name, model, tracer_cfg, patch_px, task, cfg.compare, cfg.max_batch
-    )
+    line_up, kl = evaluation.line_up(cfg.tracer.name, model, setup, patch_px, task, cfg.compare)
+    if engine := engine_within(line_up[0]):
+        side, queries = cfg.task.get("input_px") or model.image_size, task.parts[0].points.shape[1]
+        said = estimate(engine, (side, side), queries, cfg.device)
+        console.print(f"tracing: {said}", soft_wrap=True, highlight=False, markup=False)
     controls = []
     if model is not None and cfg.controls:
         untrained = untrained_like(model, cfg.seed, cfg.offload)
-        controls = evaluation.control_tracers(model, untrained, tracer_cfg, task, cfg.max_batch)
-    on_cells = tracer_cfg.placement == "query" and tracer_cfg.read_out == "all"
-    floor = task.floor(patch_px, tracer_cfg, model.code_px if model and on_cells else patch_px)
+        controls = evaluation.control_tracers(model, untrained, setup, task)
+    on_cells = setup.cfg.placement == "query" and setup.cfg.read_out == "all"
+    floor = task.floor(patch_px, setup.cfg, model.code_px if model and on_cells else patch_px)
 
     parts = track(task.parts, "tracing", console=console, transient=True)
     score = evaluation.scores_of(task)
@@ -68,10 +80,10 @@ def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
 
     pictures = evaluation.arrow_pictures(rows[0], task.parts, 2) | task.pictures(rows)
     if model is not None:
-        tracer = KLTracer(model, tracer_cfg)
+        tracer = replace(setup, zoom=ZoomConfig()).kl(model)
         pictures = evaluation.kl_pictures(tracer, task.for_model(), cfg.seed, 4) | pictures
     results = evaluation.results_of(task, rows, failing, floor)
-    results["protocol"] = protocol(cfg, tracer_cfg, model, task.about())
+    results["protocol"] = protocol(cfg, setup, model, task.about())
     results |= evaluation.read_curve(cfg.ckpt) | {"provenance": origin}
     evaluation.show(results, rows, failing, console)
     return evaluation.write_evaluation(out, results, rows, failing, pictures, cfg.report)

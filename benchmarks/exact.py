@@ -5,9 +5,13 @@ import math
 import torch
 
 from benchmarks.claim import Figure
+from data.types import PointPairs
+from tracing.benchmarks.base import evaluate, readout_floor
+from tracing.ensemble import ZoomConfig
 from tracing.kl_tracer import KLTracer
-from tracing.oracle import ShiftOracle
+from tracing.oracle import MatchingOracle, ShiftOracle
 from tracing.trace import TracerConfig
+from tracing.tracers import kl_tracer
 
 GEOMETRIES = ((64, 4, 4), (128, 8, 4), (256, 8, 4))  # frame, patch, cell in px: nano, micro, small
 SHIFTS = ((0, 0), (2, 0), (0, -4), (-3, 1))  # code cells (right, down)
@@ -59,3 +63,24 @@ def masks_that_differ() -> Figure:
     pairs = list(zip(still.reveals, moved.reveals, strict=True))
     differ = sum(not torch.equal(one, two) for one, two in pairs)
     return Figure(differ if pairs else math.nan, f"{len(pairs)} batches of masks")
+
+
+def zoomed_oracle_epe() -> tuple[float, float]:
+    """EPE at two scales on scenes that slide by parts of a cell, and the floor of one scale, px.
+
+    The floor is that of a perfect detector which can only name a patch (``readout_floor``).
+    """
+    model, side, num_pairs = MatchingOracle(4, 4), 64, 8
+    generator = torch.Generator().manual_seed(0)
+    shifts = 8 * torch.rand(num_pairs, 2, generator=generator) - 4  # up to a patch each way
+    frames = [
+        model.sliding_frames(side, side, tuple(shift), seed)
+        for seed, shift in enumerate(shifts.tolist())
+    ]
+    frame0, frame1 = (torch.stack(each) for each in zip(*frames, strict=True))
+    points = 12 + (side - 24) * torch.rand(num_pairs, NUM_POINTS, 2, generator=generator)
+    seen = torch.ones(num_pairs, NUM_POINTS, dtype=torch.bool)
+    pairs = PointPairs(frame0, frame1, points, points + shifts[:, None], seen, seen, "sliding")
+    tracer = kl_tracer(model, TracerConfig(peak="argmax"), zoom=ZoomConfig(scales=2))
+    (row,) = evaluate([tracer], pairs, seed=0, patch_px=4)
+    return row.epe, readout_floor(pairs, 4)

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lras.attend import Backend
 from lras.checkpoint import load
 from lras.memory import check_memory, needed
 from lras.next_frame import NextFrame, Vocabulary
@@ -18,7 +19,8 @@ from lras.predictor import FramePredictor
 WORTH_SAYING = 10**9  # bytes; smaller models need nothing that is worth a line
 READ_AS = {"apart": NextFrame, "published": PatchParallelNextFrame}  # by cfg.hidden_patches
 KNOWN = {
-    "dtype": (None, "float32", "bfloat16", "float16"),
+    "dtype": (None, "float64", "float32", "bfloat16", "float16"),
+    "attention": get_args(Backend),
     "hidden_patches": tuple(READ_AS),
     "vocabulary": get_args(Vocabulary),
 }
@@ -41,7 +43,9 @@ def load_model(cfg: DictConfig, console: Console) -> NextFrame:
     named = {"quantizer": cfg.quantizer, "dtype": dtype, "offload": cfg.offload}
     model = load(cfg.ckpt, cfg.device, **named)
     read_as = READ_AS[cfg.hidden_patches]
-    return read_as(model.quantizer, model.predictor, cfg.vocabulary).eval()
+    read = read_as(model.quantizer, model.predictor, cfg.vocabulary).eval()
+    read.attention = cfg.attention
+    return read
 
 
 def _check_words(cfg: DictConfig) -> None:
@@ -82,4 +86,5 @@ def untrained_like(model: NextFrame, seed: int, offload: bool = False) -> NextFr
     if predictor.pixel_embed is not None:
         predictor.set_code_pixels(model.quantizer.code_pixels())
     made = type(model)(model.quantizer, predictor, model.vocabulary)
+    made.attention = model.attention
     return made.eval().requires_grad_(False)

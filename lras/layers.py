@@ -7,7 +7,7 @@ read-out).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,15 +16,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lras.attend import Backend, KeyValue, attend_parts
 from lras.config import PredictorConfig
 
 SHORT_SEQUENCE = 1024  # tokens
 QUERY_SLICE = 128  # tokens
 SCORES = 2**28  # attention scores of a parallel read-out that are held at a time
-
-KeyValue = tuple[
-    Float[Tensor, "batch heads given head_dim"], Float[Tensor, "batch heads given head_dim"]
-]
 
 
 class Rotation(NamedTuple):
@@ -147,6 +144,23 @@ class Block(nn.Module):
         x = x + self.attention.merge(mixed, rotation)
         return x + self.mlp(self.mlp_norm(x))
 
+    def read_parts(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        rotation: Rotation | None,
+        given: Sequence[KeyValue],
+        group: int,
+        backend: Backend = "auto",
+    ) -> tuple[Float[Tensor, "batch seq dim"], KeyValue]:
+        """Groups of ``group`` tokens that see all given parts and, causally, their own group.
+
+        Also hands out the keys and values of the new tokens.
+        """
+        q, k, v = self.attention.project(self.attention_norm(x), rotation)
+        mixed = attend_parts(q, (k, v), given, group, backend)
+        x = x + self.attention.merge(mixed, rotation)
+        return x + self.mlp(self.mlp_norm(x)), (k, v)
+
     def read_on(
         self,
         x: Float[Tensor, "batch new dim"],
@@ -233,7 +247,8 @@ def _attend_groups(q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue, group: int
     to_self = (own_q * scale) @ own_k.mT  # (b, h, n, g, g)
     future = torch.ones(group, group, dtype=torch.bool, device=q.device).triu(1)
     to_self = rearrange(to_self.masked_fill(future, -math.inf), "b h n g e -> b h (n g) e")
-    weights = torch.cat([to_prefix, to_self], dim=-1).float().softmax(-1).to(v.dtype)
+    scores = torch.cat([to_prefix, to_self], dim=-1)
+    weights = (scores if v.dtype == torch.float64 else scores.float()).softmax(-1).to(v.dtype)
     from_prefix = weights[..., :-group] @ prefix_v
     from_self = rearrange(weights[..., -group:], "b h (n g) e -> b h n g e", g=group) @ own_v
     return from_prefix + rearrange(from_self, "b h n g d -> b h (n g) d")

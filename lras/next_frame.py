@@ -7,12 +7,16 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lras import prefix
+from lras.attend import Backend
 from lras.grid import PatchGrid
 from lras.hub import Hub
 from lras.predictor import FramePredictor, split_revealed
+from lras.prefix import Given
 from lras.quantizer import Quantizer
 
 Vocabulary = Literal["content", "full"]
+WORKING = 24  # vectors of the model's width that a block makes of a token, its MLP's apart
 
 
 class NextFrame(nn.Module, Hub):
@@ -28,6 +32,7 @@ class NextFrame(nn.Module, Hub):
         ValueError: the two are not of one model, or there is no such vocabulary.
     """
 
+    forks = True  # extend and read answer as frame1_logits does
     purpose = "Predicts the next frame of a video; optical flow is read out of it without training."
     loaded_by = "load"
 
@@ -49,6 +54,7 @@ class NextFrame(nn.Module, Hub):
         self.quantizer, self.predictor, self.vocabulary = quantizer, predictor, vocabulary
         self.patch_px, self.code_px = other.patch_px, other.code_px
         self.image_size = other.image_size  # px, square: the size the predictor was built for
+        self.attention: Backend = "auto"  # of extend and read
 
     def encode(
         self, frames: Float[Tensor, "batch 3 height width"]
@@ -96,6 +102,34 @@ class NextFrame(nn.Module, Hub):
         side = 1 if read == 1 else grid.side
         return rearrange(full, "b (r c) (i j) v -> b (r i) (c j) v", r=grid.rows, i=side, j=side)
 
+    def extend(
+        self,
+        given: Given | None,
+        codes: Int[Tensor, "batch code_rows code_cols"],
+        patches: Int[Tensor, "batch kept"],
+        frame: int,
+    ) -> Given:
+        """What is given and, after it, ``patches`` of a frame. See tracing.protocol."""
+        grid = self._grid(codes)
+        given, own = given or Given(), grid.to_patches(codes)
+        return prefix.extend(self.predictor, given, own, patches, frame, grid, self.attention)
+
+    def read(
+        self,
+        given: Given,
+        codes1: Int[Tensor, "batch code_rows code_cols"],
+        asked: Int[Tensor, "batch asked"],
+        read_out: str = "all",
+    ) -> Float[Tensor, "batch asked read vocab"]:
+        """Logits of ``vocabulary``, float32, of the ``asked`` patches. See tracing.protocol."""
+        grid = self._grid(codes1)
+        count = 1 if read_out == "first" else grid.codes_per_patch
+        own = grid.to_patches(codes1)
+        logits = prefix.read(
+            self.predictor, given, own, asked, grid, count, self.num_columns, self.attention
+        )
+        return logits.float()
+
     @torch.no_grad()
     def expected_rgb(
         self, logits: Float[Tensor, "batch rows cols vocab"]
@@ -112,6 +146,16 @@ class NextFrame(nn.Module, Hub):
         """Length of a row of logits."""
         cfg = self.predictor.cfg
         return cfg.num_tokens if self.vocabulary == "full" else cfg.num_codes
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory that one token takes, at most, while ``extend`` or ``read`` works on it.
+
+        Its keys and values in every block, and what one block computes of it.
+        """
+        cfg, weight = self.predictor.cfg, self.predictor.token_table.weight
+        working = cfg.dim * (WORKING + 3 * cfg.mlp_ratio)
+        return int((2 * cfg.num_layers * cfg.dim + working) * weight.element_size())
 
     def _grid(self, codes: Int[Tensor, "batch code_rows code_cols"]) -> PatchGrid:
         rows, cols = codes.shape[-2:]

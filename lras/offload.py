@@ -21,7 +21,12 @@ def offload_blocks(predictor: FramePredictor, device: torch.device) -> None:
     for name, buffer in predictor.named_buffers(recurse=False):
         setattr(predictor, name, buffer.to(device))
     for block in predictor.blocks:
-        for name in ("forward", "read_on", "read_groups"):  # the ways in which a block is run
+        for name in (
+            "forward",
+            "read_on",
+            "read_groups",
+            "read_parts",
+        ):  # the ways in which a block is run
             setattr(block, name, _visiting(block, getattr(block, name), device))
 
 

@@ -131,7 +131,7 @@ class FramePredictor(nn.Module, Hub):
 
         ``order1`` may leave patches out: a shorter sequence, and more of it with little revealed.
         """
-        self._check(grid)
+        self.check_grid(grid)
         vocab = self.cfg.vocab(grid)
         seq = two_frames(codes0, codes1, order0, order1, vocab, self.cfg.frame0_pointers)
         hidden, _ = self.encode(seq, grid)
@@ -157,7 +157,7 @@ class FramePredictor(nn.Module, Hub):
         the read-out to the first codes of a patch (default: all), ``columns`` the logits to the
         first of ``head_weight`` (default: the codes).
         """
-        self._check(grid)
+        self.check_grid(grid)
         vocab = self.cfg.vocab(grid)
         read = self.cfg.codes_per_patch if codes_read is None else codes_read
         prefix = concat(
@@ -170,11 +170,24 @@ class FramePredictor(nn.Module, Hub):
         x, rotation = self.embed(queries, grid), self.rotation(queries, grid)
         for block, key_value in zip(self.blocks, cache, strict=True):
             x = block.read_groups(x, rotation, key_value, group=read)
-        weight = self.head_weight()[: self.cfg.num_codes if columns is None else columns]
-        logits = self.final_norm(x) @ weight.to(x.dtype).T
+        logits = self.logits(x, self.cfg.num_codes if columns is None else columns)
         return rearrange(logits, "b (p k) v -> b p k v", k=read)
 
-    def _check(self, grid: PatchGrid) -> None:
+    def logits(
+        self, x: Float[Tensor, "batch seq dim"], columns: int
+    ) -> Float[Tensor, "batch seq vocab"]:
+        """The first ``columns`` of the head for what left the last block.
+
+        In float32 on a CPU the sums are float64: rounded after every product, they alone would move
+        a KL by 1e-6 nats.
+        """
+        weight, x = self.head_weight()[:columns], self.final_norm(x)
+        if x.device.type == "cpu" and x.dtype == torch.float32 == weight.dtype:
+            return (x.double() @ weight.double().T).float()
+        return x @ weight.to(x.dtype).T
+
+    def check_grid(self, grid: PatchGrid) -> None:
+        """Raise ValueError if this predictor cannot read frames on ``grid``."""
         own = self.cfg.grid
         if (grid.patch_px, grid.code_px) != (own.patch_px, own.code_px):
             raise ValueError(

@@ -5,6 +5,7 @@ import torch
 from fake_datasets import noise_video, rotate_on_display, write_sound, write_video
 
 from data.video import VideoFrames, read_video
+from data.video import write_video as write_mp4
 
 
 def test_a_lossless_square_video_comes_back_bit_for_bit(tmp_path):
@@ -83,3 +84,50 @@ def test_a_video_without_a_frame_is_refused(tmp_path):
 def test_impossible_options_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="got"):
         VideoFrames(tmp_path / "any.mp4", **options)
+
+
+def test_frames_as_stored_are_neither_resized_nor_cropped(tmp_path):
+    frames = noise_video(3, 10, 14)
+    video = VideoFrames(write_video(tmp_path / "noise.mkv", frames), None)
+    assert torch.equal(torch.stack(list(video)), frames)
+
+
+def test_kept_frames_come_with_their_time(tmp_path):
+    path = write_video(tmp_path / "noise.mkv", noise_video(12, 16, 16))
+    times = [time for time, _ in VideoFrames(path, None, fps=10.0).timed()]
+    assert times == pytest.approx([0.0, 0.1, 0.2, 0.3], abs=2e-3)
+
+
+def test_a_written_video_is_read_back_nearly_as_it_was(tmp_path):
+    ramp = torch.linspace(0, 255, 48).expand(3, 32, 48)
+    frames = torch.stack([ramp, ramp.flip(-1), ramp]).byte()
+    write_mp4(tmp_path / "ramp.mp4", iter(frames), 24000 / 1001)
+    video = VideoFrames(tmp_path / "ramp.mp4", None)
+    again = torch.stack(list(video))
+    assert video.fps == pytest.approx(24000 / 1001)
+    assert again.shape == frames.shape and (again.int() - frames.int()).abs().float().mean() < 4
+    assert [path.name for path in tmp_path.iterdir()] == ["ramp.mp4"]
+
+
+def test_odd_sides_get_a_copy_of_their_last_line(tmp_path):
+    frames = torch.full((2, 3, 33, 47), 40, dtype=torch.uint8)
+    frames[:, :, -1] = 200
+    write_mp4(tmp_path / "odd.mp4", frames, 30.0)
+    (first, *_) = VideoFrames(tmp_path / "odd.mp4", None)
+    assert first.shape == (3, 34, 48)
+    assert first[:, 33].float().mean() > 150 > 60 > first[:, :30].float().mean()
+
+
+def test_a_video_that_fails_half_way_leaves_the_old_one_alone(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+
+    def broken():
+        yield from noise_video(90, 32, 32)  # enough for the encoder to write something
+        raise RuntimeError("camera fell")
+
+    with pytest.raises(RuntimeError):
+        write_mp4(path, broken(), 30.0)
+    with pytest.raises(ValueError, match="no frame"):
+        write_mp4(path, iter(()), 30.0)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.mp4"]

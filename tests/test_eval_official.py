@@ -106,7 +106,7 @@ def test_a_model_without_slots_is_not_read_as_published(tmp_path):
         ((0, None, ""), "pass quantizer=FILE as well"),
         ((1, 0, ""), "pass it as quantizer=, not as ckpt="),
         ((0, 0, ""), "pass it as ckpt=, not as quantizer="),
-        ((0, 1, "dtype=float7"), "use float32, bfloat16 or float16"),
+        ((0, 1, "dtype=float7"), "use float64, float32, bfloat16 or float16"),
         ((0, 1, "hidden_patches=first"), "hidden_patches=first is not known; use apart or publ"),
         ((0, 1, "vocabulary=flow"), "vocabulary=flow is not known; use content or full"),
         (

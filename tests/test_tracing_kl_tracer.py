@@ -9,12 +9,13 @@ import torch
 
 import tracing.trace
 from tests.reference.slow_tracing import RandomModel, slow_trace_point
+from tracing.inputs import check_frames
 from tracing.kl_tracer import KLTracer
 from tracing.oracle import ShiftOracle
+from tracing.planting import ATTEMPTS
 from tracing.protocol import NextFrameModel
 from tracing.rgb_tracer import RGBTracer
 from tracing.trace import TracerConfig, trace, trace_point, trace_points
-from tracing.two_branch import check_frames
 
 GEOMETRIES = [(64, 4, 4), (128, 8, 4), (256, 8, 4)]
 
@@ -106,13 +107,20 @@ def test_slow_algorithm_reads_the_same_oracle_exactly():
     assert (traces.flipped_codes == 4).all()  # the four cells round the patch center
 
 
+RANDOM = {"order0": "random"}  # as the tracers that share no prefix
 TWIN_CONFIGS = [
-    TracerConfig(num_masks=3),
-    TracerConfig(num_masks=3, placement="query"),
-    TracerConfig(num_masks=2, placement="query", read_out="first", direction="clean_perturbed"),
-    TracerConfig(num_masks=2, read_out="first", direction="perturbed_clean", peak="argmax"),
-    TracerConfig(num_masks=3, isolated=False, sigma_px=2.5, reveal_ratio=0.6, placement="query"),
-    TracerConfig(num_masks=1, reveal_ratio=0.0, amplitude=-0.7),
+    TracerConfig(**RANDOM, num_masks=3),
+    TracerConfig(**RANDOM, num_masks=3, placement="query"),
+    TracerConfig(
+        **RANDOM, num_masks=2, placement="query", read_out="first", direction="clean_perturbed"
+    ),
+    TracerConfig(
+        **RANDOM, num_masks=2, read_out="first", direction="perturbed_clean", peak="argmax"
+    ),
+    TracerConfig(
+        **RANDOM, num_masks=3, isolated=False, sigma_px=2.5, reveal_ratio=0.6, placement="query"
+    ),
+    TracerConfig(**RANDOM, num_masks=1, reveal_ratio=0.0, amplitude=-0.7),
 ]
 
 
@@ -198,15 +206,16 @@ def test_tracer_that_flips_no_code_costs_no_forward():
     assert model.forwards == 0
 
 
-def test_white_tracer_on_a_white_wall_flips_nothing_and_says_so():
+def test_white_tracer_on_a_white_wall_flips_nothing_and_a_dark_one_is_planted():
     oracle = ShiftOracle((2, 0), 8, 4)
     white = torch.ones(1, 3, 64, 64)
     points = torch.tensor([[[30.0, 30.0]]])
 
-    lost = KLTracer(oracle, TracerConfig())(white, white, points)
-    found = KLTracer(oracle, TracerConfig(amplitude=-1.0))(white, white, points)
+    lost = KLTracer(oracle, TracerConfig(retry=False))(white, white, points)
+    found = KLTracer(oracle, TracerConfig())(white, white, points)
 
     assert lost.flipped_codes.item() == 0 and torch.equal(lost.xy, points)
+    assert ATTEMPTS[lost.attempt] == "none" and ATTEMPTS[found.attempt] == "dark"
     assert found.flipped_codes.item() == 4 and found.xy.tolist() == [[[38.0, 30.0]]]
 
 

@@ -73,7 +73,7 @@ def test_a_probe_that_fails_is_told_and_training_goes_on(tmp_path, caplog, monke
     watcher = probe()
     monkeypatch.setattr(watcher, "cfg", None)
     monkeypatch.setattr(
-        "tracing.probe.callback.KLTracer.__call__",
+        "tracing.engine.KLEngine.__call__",
         lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")),
     )
     trainer = plain_trainer(2, watcher, default_root_dir=tmp_path)

@@ -15,7 +15,8 @@ from tests.tiny_model import tiny_model
 from tracing.baselines import DIS, BestTranslation, ZeroMotion
 from tracing.benchmarks import evaluation
 from tracing.benchmarks.tapvid import TapVid, first_pairs
-from tracing.benchmarks.track_rows import VideoTracks, halved
+from tracing.benchmarks.track_occlusion import halved
+from tracing.benchmarks.track_videos import VideoTracks
 from tracing.config import TracerConfig, Traces
 from tracing.kl_tracer import KLTracer
 

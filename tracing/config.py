@@ -12,6 +12,10 @@ Rounding = Literal["none", "truncate_uint8"]
 Placement = Literal["patch", "query"]
 Direction = Literal["clean_perturbed", "perturbed_clean", "symmetric"]
 Peak = Literal["centroid", "argmax"]
+Order0 = Literal["changed_last", "random"]
+Revealed = Literal["after", "before", "clean"]
+Search = Literal["full", "coarse_to_fine"]
+Attempt = Literal["bright", "dark", "wide", "none"]  # index in Traces.attempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,13 @@ class TracerConfig:
     direction: Direction = "symmetric"
     peak: Peak = "centroid"  # KL-weighted mean of the 3x3 window round the arg-max, or its center
     occlusion_threshold: float = 0.0  # nats; visible = peak >= threshold
+    retry: bool = True  # a tracer that flips no code is planted again: dark, then twice as wide
+    order0: Order0 = "changed_last"  # the patches tracers change end frame 0; random: one per mask
+    # Revealed patches follow frame 0 and see the tracer (after), precede the changed patches and
+    # are seen by them (before), or are those of the clean prediction in both (clean).
+    revealed: Revealed = "after"
+    search: Search = "full"  # coarse_to_fine: a lattice of patches, then round its highest peaks
+    window_px: float | None = None  # only patches this near the query, per axis, can win
 
     def __post_init__(self) -> None:
         choices = {
@@ -37,6 +48,9 @@ class TracerConfig:
             "read_out": ReadOut,
             "direction": Direction,
             "peak": Peak,
+            "order0": Order0,
+            "revealed": Revealed,
+            "search": Search,
         }
         for field, literal in choices.items():
             if (got := getattr(self, field)) not in get_args(literal):
@@ -50,6 +64,13 @@ class TracerConfig:
                 f"reveal_ratio={self.reveal_ratio} is not in [0, 1); a revealed patch cannot win, "
                 "so some must stay hidden (try 0.25)."
             )
+        if self.order0 == "random" and self.revealed != "after":
+            raise ValueError(
+                f"revealed={self.revealed} needs order0=changed_last, got order0=random; revealed "
+                "patches can stand before changed ones only where those come last."
+            )
+        if self.window_px is not None and not self.window_px > 0:
+            raise ValueError(f"window_px={self.window_px}; use a positive reach, or null for all.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,4 +82,8 @@ class Traces:
     peak_kl: Float[Tensor, "batch points"] | None = None  # nats (RGB tracer: its own unit)
     maps: Float[Tensor, "batch points rows cols"] | None = None  # mean over masks; 0 if unknown
     flipped_codes: Int[Tensor, "batch points"] | None = None  # codes of frame 0 the tracer changed
+    attempt: Int[Tensor, "batch points"] | None = None  # which tracer flipped them: see Attempt
     never_hidden: Bool[Tensor, "batch patches"] | None = None  # revealed in all masks: cannot win
+    return_px: Float[Tensor, "batch points"] | None = None  # see ForwardBackward
+    # Zoom: share of a crop's patches that were kept from being revealed, mean over scales > 0
+    kept_hidden_share: Float[Tensor, "batch points"] | None = None

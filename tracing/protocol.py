@@ -1,6 +1,6 @@
 """What tracing asks of a model: codes in, code distributions out. It sees nothing else of it."""
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -47,4 +47,41 @@ class NextFrameModel(Protocol):
         self, logits: Float[Tensor, "batch rows cols vocab"]
     ) -> Float[Tensor, "batch 3 height width"]:
         """Probability-weighted mean of the codes' decoded cells; ``all`` logits only."""
+        ...
+
+
+@runtime_checkable
+class ForkingModel(NextFrameModel, Protocol):
+    """A model whose reading can be forked: what was read once is continued in several ways.
+
+    ``given`` is opaque here: it tells its ``length`` in tokens, ``a + b`` is b read after a (where
+    b was made by ``extend``), and ``b.since(a)`` is what ``extend`` added to a.
+    """
+
+    forks: bool  # False: frame1_logits reads in another way, and only that counts
+    token_bytes: int  # memory that a token takes while it is held and read
+    num_columns: int  # length of a row of logits
+
+    def extend(
+        self,
+        given: Any | None,
+        codes: Int[Tensor, "batch code_rows code_cols"],
+        patches: Int[Tensor, "batch kept"],
+        frame: int,
+    ) -> Any:
+        """Read the groups of ``patches`` of a frame after what is given; None = nothing yet.
+
+        A given of one row serves any number of rows, one of n rows serves a multiple of n, each
+        row as many consecutive ones.
+        """
+        ...
+
+    def read(
+        self,
+        given: Any,
+        codes1: Int[Tensor, "batch code_rows code_cols"],
+        asked: Int[Tensor, "batch asked"],
+        read_out: ReadOut,
+    ) -> Float[Tensor, "batch asked read vocab"]:
+        """Logits of the ``asked`` patches of frame 1, as ``frame1_logits`` would give them."""
         ...

@@ -24,12 +24,19 @@ def to_map(
 
 
 def hidden_map(
-    reveal: Bool[Tensor, "masks patches"], grid: PatchGrid, cfg: TracerConfig
-) -> Bool[Tensor, "masks rows cols"]:
+    reveal: Bool[Tensor, "*masks patches"], grid: PatchGrid, cfg: TracerConfig
+) -> Bool[Tensor, "*masks rows cols"]:
     """Map positions that a reveal mask leaves to be predicted."""
+    return patches_to_map(~reveal, grid, cfg)
+
+
+def patches_to_map(
+    patches: Bool[Tensor, "*batch patches"], grid: PatchGrid, cfg: TracerConfig
+) -> Bool[Tensor, "*batch rows cols"]:
+    """What holds of patches, said of the positions of the map."""
     if cfg.read_out == "all" and cfg.placement == "query":
-        return grid.to_cells(repeat(~reveal, "m p -> m p k", k=grid.codes_per_patch))
-    return rearrange(~reveal, "m (r c) -> m r c", r=grid.rows)
+        return grid.to_cells(repeat(patches, "... p -> ... p k", k=grid.codes_per_patch))
+    return rearrange(patches, "... (r c) -> ... r c", r=grid.rows)
 
 
 def map_positions(grid: PatchGrid, cfg: TracerConfig) -> Float[Tensor, "rows cols 2"]:
@@ -42,7 +49,7 @@ def map_positions(grid: PatchGrid, cfg: TracerConfig) -> Float[Tensor, "rows col
 
 def find_peak(
     maps: Float[Tensor, "*batch rows cols"],
-    can_win: Bool[Tensor, "rows cols"],
+    can_win: Bool[Tensor, "*can rows cols"],
     positions: Float[Tensor, "rows cols 2"],
     centroid: bool,
 ) -> tuple[Float[Tensor, "*batch 2"], Float[Tensor, "*batch"]]:
@@ -51,7 +58,7 @@ def find_peak(
     ``centroid`` moves the position to the map-weighted mean of the 3x3 window round the arg-max;
     positions outside the grid or unable to win weigh nothing.
     """
-    rows, cols = can_win.shape
+    rows, cols = can_win.shape[-2:]
     flat = maps.masked_fill(~can_win, -torch.inf).flatten(-2)
     height, index = flat.max(-1)
     positions = positions.to(maps)
@@ -72,7 +79,7 @@ def find_peak(
 
 def answer(
     maps: Float[Tensor, "*batch points rows cols"],
-    can_win: Bool[Tensor, "rows cols"],
+    can_win: Bool[Tensor, "*can rows cols"],
     points: Float[Tensor, "*batch points 2"],
     grid: PatchGrid,
     cfg: TracerConfig,
@@ -89,5 +96,5 @@ def answer(
         xy = points.to(maps) + (peak_xy - source)
     else:
         xy = peak_xy
-    silent = (height == 0)[..., None]
-    return torch.where(silent, points.to(maps), xy).to(points), height
+    silent = (height <= 0)[..., None]  # -inf where nothing could win
+    return torch.where(silent, points.to(maps), xy).to(points), height.clamp_min(0)

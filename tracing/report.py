@@ -25,7 +25,11 @@ The one schema of ``results.json`` (every task writes it; keys marked ? may be m
            "target_revealed_share": fraction | null, "seconds": float,
            "paired_vs": {"name", "difference": px, "interval": [low, high], "excludes_zero"} | null,
            "ad"?: px, "oa"?: fraction, "aj"?: fraction, "delta_1"? ... "delta_16"?: fraction,
-           "occlusion"?: {"rule": str, "split"?: str, "thresholds"?: [nats, nats]}}
+           "flips"?: {"mean_codes": float, "silent", "dark", "wide": fraction} | null,
+           "kept_hidden_share"?: fraction | null,         # of patches that zooms never reveal
+           "occlusion"?: {"rule": str, "cues"?: str, "split"?: str, "thresholds"?: [nats, ...],
+                          "return_px"?: [px | null, ...],       # null: any; one, or one a half
+                          "by_cues"?: {cues: {"oa", "aj", "thresholds"?, "return_px"?}}}}
 
 Pixels are those of the frames at ``resolution_hw``; delta_avg alone is taken at 256x256.
 Intervals are 95 % bootstrap over frame pairs. Of point tracks (the keys marked ? of a row and
@@ -38,6 +42,7 @@ import os
 from html import escape
 from pathlib import Path
 
+from tracing.benchmarks.flips import flips_line
 from tracing.visualize import epe_curve_figure, png_bytes
 
 _STYLE = """
@@ -103,6 +108,7 @@ def write_report(results: dict, out: Path) -> None:
     if results.get("videos"):
         body.append(f"<p>{_HOW_TO_READ_TRACKS}</p>")
     body += ["<h2>Tracers</h2>", _table(results["tracers"], results["floor"])]
+    body += [f"<p>{escape(line)}</p>" for line in _flips(results["tracers"])]
     if results.get("pairs"):
         body += ["<h2>EPE (px) pair by pair</h2>", _pairs_table(results["pairs"])]
     if results.get("videos"):
@@ -160,6 +166,12 @@ def _table(rows: list[dict], floor: float | None = None) -> str:
         empty = "<td></td>" * (len(_COLUMNS) + len(further) - 2)
         body += f'<tr class="floor"><td>read-out floor</td><td>{floor:.3f}</td>{empty}</tr>'
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _flips(rows: list[dict]) -> list[str]:
+    """Which tracers did not change a code at once."""
+    lines = [flips_line(row["name"], row.get("flips")) for row in rows]
+    return [line for line in lines if line]
 
 
 def _pairs_table(pairs: list[dict]) -> str:

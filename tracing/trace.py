@@ -5,7 +5,8 @@ frame 1 twice, from the clean and from the perturbed frame 0, with the same few 
 revealed. Where the two predicted distributions differ most, there the point went.
 
 ``trace_point`` is the algorithm, one query and one reveal mask at a time, and ``trace_points`` its
-mean over masks: slow and obvious. ``trace`` gives the same answers through the batched KLTracer.
+mean over masks: slow and obvious. ``trace`` gives the same answers, by the fast KLEngine where the
+model can be forked, else by the batched KLTracer.
 """
 
 import torch
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from lras.grid import PatchGrid
 from tracing.config import TracerConfig, Traces
+from tracing.engine import EngineConfig, KLEngine
 from tracing.kl import kl_map
 from tracing.kl_tracer import KLTracer
+from tracing.layout import make_groups
 from tracing.occlusion import is_visible
-from tracing.perturbation import add_tracer, count_flipped, isolate, tracer_centers
-from tracing.protocol import NextFrameModel
-from tracing.readout import answer, hidden_map, to_map
-from tracing.reveal import draw_masks
+from tracing.planting import plant
+from tracing.protocol import ForkingModel, NextFrameModel
+from tracing.readout import answer, hidden_map, patches_to_map, to_map
+from tracing.reveal import Masks, draw_masks
+from tracing.search import within_window
 
 __all__ = ["TracerConfig", "Traces", "trace", "trace_point", "trace_points"]
 
@@ -45,13 +49,10 @@ def trace_point(
     """
     grid = PatchGrid(*frame0.shape[-2:], model.patch_px, model.code_px)
 
-    # 1. Plant the tracer in frame 0.
-    center = tracer_centers(query, grid, cfg.placement)
-    perturbed = add_tracer(frame0, center, cfg.sigma_px, cfg.amplitude, cfg.round)
+    # 1. Plant the tracer in frame 0 (if that flips no code: a dark one, then a wider one).
     codes0 = model.encode(frame0[None])
-    perturbed0 = model.encode(perturbed[None])
-    if cfg.isolated:
-        perturbed0 = isolate(codes0, perturbed0, grid.patch_index(query[None]), grid)
+    planted = plant(model, frame0[None], codes0, query[None, None], cfg)
+    perturbed0 = planted.codes[0]
 
     # 2. Predict frame 1 twice: same frame 1, same reveal mask, same orders.
     given = (model.encode(frame1[None]), reveal[None], order0[None], order1[None], cfg.read_out)
@@ -60,7 +61,7 @@ def trace_point(
 
     # 3. How far apart are the two predictions, place by place?
     kl = kl_map(clean_logits, perturbed_logits, cfg.direction)
-    return to_map(kl[0], grid, cfg), int(count_flipped(codes0, perturbed0))
+    return to_map(kl[0], grid, cfg), int(planted.flipped)
 
 
 def trace_points(
@@ -70,26 +71,31 @@ def trace_points(
     points: Float[Tensor, "points 2"],
     cfg: TracerConfig | None = None,
     seed: int = 0,
+    max_group: int = EngineConfig.max_group,
 ) -> Traces:
-    """Trace points one by one, averaging every patch over the masks that hid it; batch axis 1."""
+    """Trace points one by one, averaging every patch over the masks that hid it; batch axis 1.
+
+    All hidden patches are asked, and revealed ones see the tracer, whatever ``cfg`` says.
+    ``max_group`` is that of the engine whose orders of frame 0 are to be followed.
+    """
     cfg = cfg or TracerConfig()
     grid = PatchGrid(*frame0.shape[-2:], model.patch_px, model.code_px)
     masks = draw_masks(grid.num_patches, cfg.num_masks, cfg.reveal_ratio, seed).to(frame0.device)
+    orders = orders_of_points(model, frame0, points, masks, cfg, grid, max_group)
     hidden = hidden_map(masks.reveal, grid, cfg)
     times_hidden = hidden.sum(0)
     maps, flipped = [], []
-    for query in points:
+    for n, query in enumerate(points):
         total = torch.zeros(times_hidden.shape, dtype=torch.float64, device=frame0.device)
         for m in range(cfg.num_masks):
-            orders = masks.order0[m], masks.order1[m]
-            one_map, flips = trace_point(
-                model, frame0, frame1, query, masks.reveal[m], *orders, cfg
-            )
+            given = masks.reveal[m], orders[n, m], masks.order1[m]
+            one_map, flips = trace_point(model, frame0, frame1, query, *given, cfg)
             total += torch.where(hidden[m], one_map, 0.0)
         maps.append(total / times_hidden.clamp_min(1))
         flipped.append(flips)
     mean_maps = torch.stack(maps)
-    xy, peak_kl = answer(mean_maps, times_hidden > 0, points, grid, cfg)
+    near = patches_to_map(within_window(points[None], grid, cfg.window_px)[0], grid, cfg)
+    xy, peak_kl = answer(mean_maps, (times_hidden > 0) & near, points, grid, cfg)
     return Traces(
         xy=xy[None],
         visible=is_visible(peak_kl, cfg.occlusion_threshold)[None],
@@ -98,6 +104,32 @@ def trace_points(
         flipped_codes=torch.tensor(flipped, device=frame0.device)[None],
         never_hidden=masks.reveal.all(0)[None],
     )
+
+
+def orders_of_points(
+    model: NextFrameModel,
+    frame0: Float[Tensor, "3 height width"],
+    points: Float[Tensor, "points 2"],
+    masks: Masks,
+    cfg: TracerConfig,
+    grid: PatchGrid,
+    max_group: int,
+) -> Int[Tensor, "points masks patches"]:
+    """Order of frame 0 for every point and mask, as the tracers choose it.
+
+    Random: each mask its own. Changed last: the first mask's, with the patches that the tracers of
+    the point's group change at its end.
+    """
+    if cfg.order0 == "random":
+        return masks.order0.expand(len(points), -1, -1)
+    orders = masks.order0[:1].expand(len(points), len(masks.order0), -1).clone()
+    codes0 = model.encode(frame0[None])
+    planted = plant(model, frame0[None], codes0, points[None], cfg).codes[0]
+    changed = (grid.to_patches(planted) != grid.to_patches(codes0)).any(-1)
+    revealed = int(masks.reveal[0].sum())
+    for group in make_groups(changed, masks.order0[0], grid, revealed, max_group):
+        orders[group.points] = group.order0
+    return orders
 
 
 def trace(
@@ -122,5 +154,7 @@ def trace(
     tensor([[[36.0000, 36.0000],
              [25.5000, 41.0000]]])
     """
-    tracer = KLTracer(model, cfg)
+    fast = isinstance(model, ForkingModel) and model.forks
+    fast = fast and (cfg is None or cfg.order0 == "changed_last")
+    tracer = KLEngine(model, cfg) if fast else KLTracer(model, cfg)
     return tracer(frame0[None], frame1[None], points[None], seed)

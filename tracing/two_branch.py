@@ -4,6 +4,7 @@ Every row is one (pair, mask, point). The clean prediction of a (pair, mask) is 
 serves all points; a point whose tracer flips no code has the clean prediction, hence no row.
 """
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -12,17 +13,13 @@ from torch import Tensor
 
 from lras.grid import PatchGrid
 from tracing.config import TracerConfig, Traces
+from tracing.inputs import check_question
 from tracing.occlusion import is_visible
-from tracing.perturbation import (
-    add_tracer,
-    count_flipped,
-    isolate,
-    touched_cells,
-    tracer_centers,
-)
+from tracing.planting import plant
 from tracing.protocol import NextFrameModel
-from tracing.readout import answer, hidden_map, to_map
-from tracing.reveal import Masks, draw_masks
+from tracing.readout import answer, hidden_map, patches_to_map, to_map
+from tracing.reveal import Masks, masks_of_pairs
+from tracing.search import within_window
 
 Control = Literal["none", "random_point"]
 
@@ -33,6 +30,9 @@ class TwoBranchTracer:
     ``max_batch`` bounds the rows of one forward. ``control="random_point"`` plants every tracer at
     a random seeded point while answering for the query: a tracer that reads anything else than
     its own tracer's place would still do well.
+
+    Nothing is shared between queries but the clean prediction, so every mask has an order of frame
+    0 of its own and all hidden patches are asked: ``cfg`` is changed to say so.
     """
 
     name = "two_branch"
@@ -49,7 +49,8 @@ class TwoBranchTracer:
             raise ValueError(f"max_batch={max_batch}; a forward needs at least one row.")
         if control not in get_args(Control):
             raise ValueError(f"control={control!r} is not known; use one of {get_args(Control)}.")
-        self.model, self.cfg = model, cfg or TracerConfig()
+        self.model = model
+        self.cfg = replace(cfg or TracerConfig(), order0="random", revealed="after", search="full")
         self.max_batch, self.control = max_batch, control
         if control != "none":
             self.name = f"{self.name}_{control}"
@@ -73,54 +74,39 @@ class TwoBranchTracer:
         frame1: Float[Tensor, "batch 3 height width"],
         points: Float[Tensor, "batch points 2"],
         seed: int = 0,
+        keep_hidden: Bool[Tensor, "batch patches"] | None = None,
+        near: Float[Tensor, "batch points 2"] | None = None,
     ) -> Traces:
-        check_frames(frame0, frame1)
+        """Trace; patches of ``keep_hidden`` are never revealed.
+
+        ``near`` is what ``cfg.window_px`` is round: by default the queries themselves.
+        """
+        check_question(frame0, frame1, points)
         cfg, (height, width) = self.cfg, frame0.shape[-2:]
         grid = PatchGrid(height, width, self.model.patch_px, self.model.code_px)
-        masks = draw_masks(grid.num_patches, cfg.num_masks, cfg.reveal_ratio, seed)
-        masks = masks.to(frame0.device)
-        planted = points
+        masks = masks_of_pairs(
+            len(frame0), grid.num_patches, cfg.num_masks, cfg.reveal_ratio, seed, keep_hidden
+        ).to(frame0.device)
+        where = points
         if self.control == "random_point":
-            planted = random_points(points, height, width, seed)
+            where = random_points(points, height, width, seed)
         codes0, codes1 = self.model.encode(frame0), self.model.encode(frame1)
-        perturbed0 = self._perturbed_codes(frame0, codes0, planted, grid)
-        flipped = count_flipped(codes0[:, None].expand_as(perturbed0), perturbed0)
+        planted = plant(self.model, frame0, codes0, where, cfg, self.max_batch)
         hidden = hidden_map(masks.reveal, grid, cfg)
-        maps = self._mean_maps(codes0, codes1, perturbed0, flipped > 0, masks, hidden, grid)
-        xy, peak = answer(maps, hidden.any(0), points, grid, cfg)
+        maps = self._mean_maps(codes0, codes1, planted.codes, planted.flipped > 0, masks, grid)
+        near = patches_to_map(
+            within_window(points if near is None else near, grid, cfg.window_px), grid, cfg
+        )
+        xy, peak = answer(maps, hidden.any(1)[:, None] & near, points, grid, cfg)
         return Traces(
             xy=xy,
             visible=is_visible(peak, cfg.occlusion_threshold),
             peak_kl=peak,
             maps=maps,
-            flipped_codes=flipped,
-            never_hidden=masks.reveal.all(0).expand(len(frame0), -1),
+            flipped_codes=planted.flipped,
+            attempt=planted.attempt,
+            never_hidden=masks.reveal.all(1),
         )
-
-    def _perturbed_codes(
-        self,
-        frame0: Float[Tensor, "batch 3 height width"],
-        codes0: Int[Tensor, "batch code_rows code_cols"],
-        planted: Float[Tensor, "batch points 2"],
-        grid: PatchGrid,
-    ) -> Int[Tensor, "batch points code_rows code_cols"]:
-        """Codes of frame 0 with each point's tracer in it."""
-        cfg = self.cfg
-        if not (num_points := planted.shape[1]):
-            return codes0.new_empty(len(frame0), 0, *codes0.shape[1:])
-        centers = tracer_centers(planted, grid, cfg.placement).flatten(0, 1)
-        source = grid.patch_index(planted).flatten()
-        pair = torch.arange(len(frame0), device=frame0.device).repeat_interleave(num_points)
-        chunks = []
-        for row in torch.arange(len(pair), device=pair.device).split(self.max_batch):
-            frames, clean = frame0[pair[row]], codes0[pair[row]]
-            with_tracer = add_tracer(frames, centers[row], cfg.sigma_px, cfg.amplitude, cfg.round)
-            # subtle: another batch size may round differently and flip a code far from the
-            # tracer; codes are local, so where no pixel changed the clean code holds.
-            touched = touched_cells(frames, with_tracer, grid)
-            codes = torch.where(touched, self.model.encode(with_tracer), clean)
-            chunks.append(isolate(clean, codes, source[row], grid) if cfg.isolated else codes)
-        return torch.cat(chunks).unflatten(0, (-1, num_points))
 
     def _mean_maps(
         self,
@@ -129,17 +115,18 @@ class TwoBranchTracer:
         perturbed0: Int[Tensor, "batch points code_rows code_cols"],
         changed: Bool[Tensor, "batch points"],
         masks: Masks,
-        hidden: Bool[Tensor, "masks rows cols"],
         grid: PatchGrid,
     ) -> Float[Tensor, "batch points rows cols"]:
         """Difference maps, each patch averaged over the masks that hid it; 0 where none did."""
-        (batch, points), num_masks = changed.shape, len(hidden)
+        hidden = hidden_map(masks.reveal, grid, self.cfg)
+        (batch, points), num_masks = changed.shape, hidden.shape[1]
         total = torch.zeros(
-            batch * points, *hidden.shape[1:], dtype=torch.float64, device=codes0.device
+            batch * points, *hidden.shape[2:], dtype=torch.float64, device=codes0.device
         )
 
         def predict(codes: Tensor, pair: Tensor, mask: Tensor) -> Tensor:
-            given = masks.reveal[mask], masks.order0[mask], masks.order1[mask]
+            at = pair, mask
+            given = masks.reveal[at], masks.order0[at], masks.order1[at]
             logits = self.model.frame1_logits(codes, codes1[pair], *given, self.cfg.read_out)
             return self.summarize(logits)
 
@@ -156,18 +143,9 @@ class TwoBranchTracer:
                 perturbed = predict(perturbed0[pair, n], pair, mask)
                 maps = to_map(self.difference(clean[chosen], perturbed), grid, self.cfg)
                 # Revealed positions hold anything, even NaN: choose, do not multiply.
-                maps = torch.where(hidden[mask], maps, 0.0)
+                maps = torch.where(hidden[pair, mask], maps, 0.0)
                 total.index_add_(0, pair * points + n, maps)
-        return (total / hidden.sum(0).clamp_min(1)).unflatten(0, (batch, points))
-
-
-def check_frames(frame0: Tensor, frame1: Tensor) -> None:
-    """Refuse frames of different shape, and integer frames, whose range would not be [0, 1]."""
-    if frame0.shape != frame1.shape:
-        shapes = f"{tuple(frame0.shape)} and {tuple(frame1.shape)}"
-        raise ValueError(f"both frames must have one shape, got {shapes}; resize one of them.")
-    if not frame0.is_floating_point():
-        raise ValueError(f"frames must be float in [0, 1], got {frame0.dtype}; divide by 255.")
+        return total.unflatten(0, (batch, points)) / hidden.sum(1)[:, None].clamp_min(1)
 
 
 def random_points(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -113,6 +113,27 @@ def flow_figure(
         _show(
             place, flow_colors(field, longest).float() / 255, f"{name}, full color {longest:.1f} px"
         )
+    return figure
+
+
+def dense_figure(
+    frame0: Float[Tensor, "3 height width"],
+    frame1: Float[Tensor, "3 height width"],
+    flow: Float[Tensor, "2 height width"],
+    visible: Bool[Tensor, "height width"],
+    confidence: Float[Tensor, "height width"],
+) -> Figure:
+    """Two frames, the flow between them (hidden pixels dimmed) and how sure it is."""
+    height, width = flow.shape[-2:]
+    figure = _figure(6.4, 0.2 + 2 * (0.35 + 3.1 * height / width))
+    (first, second), (third, fourth) = figure.subplots(2, 2)
+    _show(first, frame0, "frame 0")
+    _show(second, frame1, "frame 1")
+    longest = flow.norm(dim=0).max().item()
+    colors = flow_colors(flow, longest).float() / 255
+    dimmed = torch.where(visible, colors, 0.35 * colors)
+    _show(third, dimmed, f"flow, full color {longest:.1f} px; dark: hidden")
+    _show(fourth, confidence.expand(3, -1, -1), "confidence, white = 1")
     return figure
 
 

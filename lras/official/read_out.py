@@ -222,6 +222,8 @@ class PatchParallelNextFrame(NextFrame):
         ValueError: the predictor has no slot table, or no pointers in frame 0.
     """
 
+    forks = False  # hidden patches see one another, so no part of a read-out can be shared
+
     def __init__(
         self,
         quantizer: Quantizer,

@@ -22,6 +22,7 @@ from torch import Tensor
 from data.coords import rescale_points
 from data.types import PointPairs
 from lras.grid import PatchGrid
+from tracing.benchmarks.flips import flip_shares, flips_line
 from tracing.config import Placement, Traces
 from tracing.metrics import functional
 from tracing.metrics.bootstrap import bootstrap_mean, bootstrap_paired
@@ -60,6 +61,8 @@ class Row:
     ratio_to_zero: float  # EPE / EPE of zero motion on the same points
     target_revealed_share: float | None  # None: the tracer reveals nothing
     seconds: float  # wall time inside the tracer
+    flips: dict[str, float] | None = None  # ``flip_shares`` of the valid points; None: no tracers
+    kept_hidden_share: float | None = None  # mean over points, of patches that zooms never reveal
     paired_vs: dict | None = None
     points: Float[Tensor, "n 2"]
     xy: Float[Tensor, "n 2"]
@@ -70,7 +73,7 @@ class Row:
     def as_dict(self) -> dict:
         """The row as ``tracing.report`` describes it: JSON-ready, without the points."""
         kept = ("name", "epe", "epe_interval", "median", "delta_avg", "hit", "ratio_to_zero")
-        kept += ("target_revealed_share", "seconds", "paired_vs")
+        kept += ("target_revealed_share", "seconds", "flips", "kept_hidden_share", "paired_vs")
         return {key: getattr(self, key) for key in kept} | {"epe_interval": list(self.epe_interval)}
 
 
@@ -180,6 +183,14 @@ def print_table(
             low, high = row.paired_vs["interval"]
             difference = f"{row.paired_vs['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
             console.print(f"{row.name} - {row.paired_vs['name']}: {difference}", markup=False)
+    print_flips(rows, console)
+
+
+def print_flips(rows: Sequence[Row], console: Console) -> None:
+    """Print which tracers did not change a code at once, one line a row; often nothing."""
+    for row in rows:
+        if said := flips_line(row.name, row.flips):
+            console.print(said, markup=False, highlight=False)
 
 
 def save_points(rows: Sequence[Row], path: Path) -> None:
@@ -199,6 +210,9 @@ class _Answers:
     def __init__(self) -> None:
         self.parts: list[tuple[Tensor, ...]] = []
         self.revealed: list[Tensor] = []
+        self.flipped: list[Tensor] = []
+        self.attempt: list[Tensor] = []
+        self.kept_hidden: list[Tensor] = []
         self.seconds, self.num_pairs = 0.0, 0
 
     def add(self, tracer: Tracer, pairs: PointPairs, seed: int, patch_px: int) -> None:
@@ -219,6 +233,19 @@ class _Answers:
             inside = rescale_points(target, frame_hw, seen_hw)
             revealed = _target_revealed(traces.never_hidden.cpu(), inside, seen_hw, patch_px)
             self.revealed.append(revealed[scored])
+        for kept, values in (
+            (self.flipped, traces.flipped_codes),
+            (self.attempt, traces.attempt),
+            (self.kept_hidden, traces.kept_hidden_share),
+        ):
+            if values is not None:  # of every point that was asked for, in view or not
+                kept.append(values.cpu()[pairs.valid.cpu()])
+
+    def flips(self) -> dict[str, float] | None:
+        if not self.flipped:
+            return None
+        attempt = torch.cat(self.attempt) if self.attempt else None
+        return flip_shares(torch.cat(self.flipped), attempt)
 
 
 def _row(name: str, answers: _Answers, seed: int, patch_px: int) -> Row:
@@ -242,16 +269,20 @@ def _row(name: str, answers: _Answers, seed: int, patch_px: int) -> Row:
         delta_avg=functional.delta_avg(xy_256, target_256, every).item(),
         hit=functional.hit_share(xy, target, every, patch_px).item(),
         ratio_to_zero=(errors.mean() / still).item(),
-        target_revealed_share=(
-            torch.cat(answers.revealed).double().mean().item() if answers.revealed else None
-        ),
+        target_revealed_share=_mean(answers.revealed),
         seconds=answers.seconds,
+        flips=answers.flips(),
+        kept_hidden_share=_mean(answers.kept_hidden),
         points=points,
         xy=xy,
         target=target,
         errors=errors,
         frame_pair=frame_pair,
     )
+
+
+def _mean(parts: Sequence[Tensor]) -> float | None:
+    return torch.cat(list(parts)).double().mean().item() if parts else None
 
 
 def _target_revealed(

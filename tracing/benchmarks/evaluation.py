@@ -25,10 +25,9 @@ from tracing.benchmarks.base import Row, Tracer, evaluate, print_table, save_poi
 from tracing.benchmarks.track_rows import TrackRow
 from tracing.benchmarks.track_tables import print_track_table, print_videos, videos_table
 from tracing.config import TracerConfig
-from tracing.kl_tracer import KLTracer
 from tracing.protocol import NextFrameModel
 from tracing.report import write_report
-from tracing.rgb_tracer import RGBTracer
+from tracing.tracers import TracerSetup
 from tracing.visualize import arrows_figure, epe_curve_figure, kl_map_figure, save_png
 
 MODEL_TRACERS = ("kl", "rgb")
@@ -113,42 +112,42 @@ def check_tracer(chosen: str, model: NextFrameModel | None) -> None:
 def line_up(
     chosen: str,
     model: NextFrameModel | None,
-    cfg: TracerConfig,
+    setup: TracerSetup,
     patch_px: int,
     task: Task,
     compare: bool = True,
-    max_batch: int = 64,
 ) -> tuple[list[Tracer], str | None]:
     """The tracers of the table, the chosen one first, and the name all are paired with.
 
     The RGB tracer decodes whole frames, so with ``read_out="first"`` it is there only if chosen.
     """
-    known: list[Tracer] = [] if model is None else [KLTracer(model, cfg, max_batch)]
-    if model is not None and (cfg.read_out == "all" or chosen == "rgb"):
-        known.append(RGBTracer(model, cfg, max_batch))
+    known: list[Tracer] = [] if model is None else [setup.kl(model)]
+    if model is not None and (setup.cfg.read_out == "all" or chosen == "rgb"):
+        known.append(setup.rgb(model))
     known += [ZeroMotion(), DIS(), DIS(enlarge=4), BestTranslation(), NearestPatchColor(patch_px)]
     known.sort(key=lambda tracer: tracer.name != chosen)
-    taking_part = [task.adapt(tracer) for tracer in (known if compare else known[:1])]
-    kl = [each.name for own in taking_part for each in own if each.name.startswith("kl")]
-    return [each for own in taking_part for each in own], kl[0] if kl else None
+    taking_part: list[Tracer] = []
+    for tracer in known if compare else known[:1]:
+        own = task.adapt(tracer)
+        taking_part += map(setup.judged, own) if tracer.name in MODEL_TRACERS else own
+    kl = [tracer.name for tracer in taking_part if tracer.name.startswith("kl")]
+    return taking_part, kl[0] if kl else None
 
 
 def control_tracers(
-    model: NextFrameModel,
-    untrained: NextFrameModel,
-    cfg: TracerConfig,
-    task: Task,
-    max_batch: int = 64,
+    model: NextFrameModel, untrained: NextFrameModel, setup: TracerSetup, task: Task
 ) -> list[Tracer]:
     """KL tracers that must fail: no training, the tracer elsewhere, no tracer at all."""
+    without = replace(setup, cfg=replace(setup.cfg, amplitude=0.0))
     controls = {
-        "untrained": KLTracer(untrained, cfg, max_batch),
-        "random_point": KLTracer(model, cfg, max_batch, control="random_point"),
-        "zero_amplitude": KLTracer(model, replace(cfg, amplitude=0.0), max_batch),
+        "untrained": setup.kl(untrained),
+        "random_point": setup.kl(model, control="random_point"),
+        "zero_amplitude": without.kl(model),
     }
     adapted = []
     for name, tracer in controls.items():
         (own,) = task.adapt(tracer)
+        own = setup.judged(own)
         own.name = name
         adapted.append(own)
     return adapted
@@ -209,10 +208,10 @@ def read_curve(run: str | Path | None) -> dict:
     }
 
 
-def kl_pictures(tracer: KLTracer, pairs: Iterable[PointPairs], seed: int, count: int) -> Pictures:
+def kl_pictures(tracer: Tracer, pairs: Iterable[PointPairs], seed: int, count: int) -> Pictures:
     """KL maps of the first scored query of each of the first ``count`` pairs.
 
-    The frames must be of a size that the model takes.
+    The tracer must be of one scale, and the frames of a size that the model takes.
     """
     pictures: Pictures = {}
     for part in pairs:

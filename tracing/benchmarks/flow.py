@@ -4,6 +4,7 @@ Errors are in pixels of each pair as stored. A model is given both frames at its
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from tracing.baselines import DIS
 from tracing.benchmarks.base import Row, Tracer, perfect_answer
 from tracing.benchmarks.evaluation import Pictures, on_device
 from tracing.config import TracerConfig, Traces
+from tracing.crops import resize
 from tracing.metrics import functional
 from tracing.visualize import flow_figure
 
@@ -49,14 +51,6 @@ def point_pairs_of(pair: FlowPair, points_per_pair: int, seed: int) -> PointPair
         valid=valid[None],
         name=pair.name,
     )
-
-
-def resize(
-    frames: Float[Tensor, "batch 3 height0 width0"], hw: tuple[int, int]
-) -> Float[Tensor, "batch 3 height1 width1"]:
-    """Frames stretched to ``hw``, bilinear, antialiased where they shrink."""
-    resized = F.interpolate(frames, size=hw, mode="bilinear", antialias=True, align_corners=False)
-    return resized.clamp(0, 1)
 
 
 def resized_pairs(pairs: PointPairs, hw: tuple[int, int]) -> PointPairs:
@@ -94,20 +88,18 @@ class Resized:
         native = (frame0.shape[-2], frame0.shape[-1])
         inside = rescale_points(points, native, self.hw)
         traces = self.tracer(resize(frame0, self.hw), resize(frame1, self.hw), inside, seed=seed)
-        return Traces(
-            xy=rescale_points(traces.xy, self.hw, native),
-            visible=traces.visible,
-            peak_kl=traces.peak_kl,
-            maps=traces.maps,
-            flipped_codes=traces.flipped_codes,
-            never_hidden=traces.never_hidden,
-        )
+        return replace(traces, xy=rescale_points(traces.xy, self.hw, native))
 
 
 def at_sizes(tracer: Tracer, input_hw: tuple[int, int] | None) -> list[Tracer]:
-    """Zero motion as it is, DIS at both sizes, everything else at the input size (None: not)."""
+    """Zero motion as it is, DIS at both sizes, everything else at the input size (None: not).
+
+    A tracer that takes native frames is told the input size; others are shown resized frames.
+    """
     if tracer.name == "zero_motion":
         return [tracer]
+    if getattr(tracer, "takes_native", False):
+        return [tracer.at(input_hw)] if input_hw else []
     resized: list[Tracer] = [Resized(tracer, input_hw)] if input_hw else []
     if not isinstance(tracer, DIS):
         return resized

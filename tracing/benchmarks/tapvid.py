@@ -15,23 +15,20 @@ from data.types import PointPairs, TrackSet
 from tracing.benchmarks.base import Row, Tracer, evaluate, perfect_answer
 from tracing.benchmarks.evaluation import Pictures, on_device
 from tracing.benchmarks.flow import at_sizes, resized_pairs
-from tracing.benchmarks.track_rows import (
-    Asked,
-    OcclusionRule,
-    Recorded,
-    TrackRow,
-    VideoTracks,
-    track_rows,
-)
+from tracing.benchmarks.track_occlusion import Judge, OcclusionRule, Split
+from tracing.benchmarks.track_rows import TrackRow, track_rows
+from tracing.benchmarks.track_videos import Asked, Recorded, VideoTracks
 from tracing.config import TracerConfig
 from tracing.metrics import functional
+from tracing.occlusion import check_occlusion
 
 
 def first_pairs(track: TrackSet) -> Iterator[PointPairs]:
     """Query mode "first": a point is asked for in its first visible frame, then in every later one.
 
     One pair of frames at a time, at the size as stored, with all the points that are queried in its
-    frame 0; frame 0 goes up, then frame 1. Points that are never visible are dropped.
+    frame 0; frame 0 goes up, then frame 1. Points that are never visible are dropped. A query that
+    is annotated outside its frame is asked at the nearest point of the border.
     """
     return (_pair(track, asked) for asked in _asked(track.visible))
 
@@ -46,10 +43,11 @@ def _asked(visible: Bool[Tensor, "points time"], video: int = 0) -> Iterator[Ask
 
 def _pair(track: TrackSet, asked: Asked) -> PointPairs:
     own, q, t = asked.points, asked.q, asked.t
+    border = track.points.new_tensor([track.frames.shape[3], track.frames.shape[2]])
     return PointPairs(
         frame0=track.frames[q][None].float() / 255,
         frame1=track.frames[t][None].float() / 255,
-        points=track.points[own, q][None],
+        points=track.points[own, q][None].clamp_min(0).minimum(border),
         target=track.points[own, t][None],
         visible=track.visible[own, t][None],
         valid=torch.ones(1, len(own), dtype=torch.bool),
@@ -122,6 +120,9 @@ class TapVid:
         path: a .pkl as ``data.readers.tapvid`` describes it.
         occlusion: how kl and rgb tell hidden points: ``cross_fit``, each half of the videos judged
             by the threshold that is best for the other half, or ``fixed``, by the tracer's own.
+        cues: what tells them, as ``tracing.occlusion`` describes it; tracers give these cues.
+        calibrate_on: another pickle whose answers choose the thresholds in place of cross-fitting;
+            the limits on videos, points and frames hold there, too.
         input_px: side of the square that models (and DIS once more) are given; None: only
             tracers that take any size take part.
     """
@@ -136,6 +137,8 @@ class TapVid:
         points_per_video: int | None = None,
         every: int = 1,
         occlusion: str = "cross_fit",
+        cues: str = "peak_kl",
+        calibrate_on: str | Path | None = None,
         input_px: int | None = None,
         device: str = "cpu",
     ) -> None:
@@ -147,7 +150,8 @@ class TapVid:
                 raise ValueError(f"task.{key}={limit} leaves nothing; pass a number from 1 up.")
         if occlusion not in get_args(OcclusionRule):
             raise ValueError(f"task.occlusion={occlusion!r} is not known; use cross_fit or fixed.")
-        self.path, self.occlusion, self.limits = Path(path), occlusion, limits
+        check_occlusion(cues)
+        self.path, self.occlusion, self.cues, self.limits = Path(path), occlusion, cues, limits
         file = TrackFile(path)
         self.parts = TrackParts(file, num_videos, points_per_video, every, seed, device)
         if not any((v.visible & v.evaluated()).any() for v in self.parts.videos):
@@ -156,6 +160,23 @@ class TapVid:
                 f"{len(self.parts.videos)}, task.every={every}); there is nothing to score."
             )
         self.input_hw = None if input_px is None else (input_px, input_px)
+        self.split: TrackParts | None = None
+        if calibrate_on is not None:
+            self._check_split(Path(calibrate_on))
+            limited = num_videos, points_per_video, every, seed, device
+            self.split = TrackParts(TrackFile(calibrate_on), *limited)
+
+    def _check_split(self, path: Path) -> None:
+        if self.occlusion == "fixed":
+            raise ValueError(
+                f"task.calibrate_on={path} chooses thresholds but task.occlusion=fixed keeps the "
+                "tracer's own; leave out one of the two."
+            )
+        if path.resolve() == self.path.resolve():
+            raise ValueError(
+                f"task.calibrate_on={path} is the file that is scored; choose thresholds on other "
+                "videos, or leave it out: task.occlusion=cross_fit halves this file."
+            )
 
     def adapt(self, tracer: Tracer) -> list[Tracer]:
         return at_sizes(tracer, self.input_hw)
@@ -179,7 +200,20 @@ class TapVid:
         input_px = self.input_hw[0] if self.input_hw else functional.BENCHMARK_HW[0]
         hit_px = patch_px * functional.BENCHMARK_HW[0] / input_px
         truth = self.parts.videos, self.parts.asked
-        return track_rows(rows, recorded, *truth, self.occlusion, hit_px, seed, paired_with)
+        judges = [Judge(self.occlusion, self.cues, self._answered(t, seed)) for t in tracers]
+        return track_rows(rows, recorded, *truth, judges, hit_px, seed, paired_with)
+
+    def _answered(self, tracer: Tracer, seed: int) -> Split | None:
+        """The other file as this tracer answers it; None without one, or if there are no cues."""
+        if self.split is None:
+            return None
+        recorded = Recorded(tracer)
+        for number, part in enumerate(self.split):
+            recorded(part.frame0, part.frame1, part.points, seed=seed + number)
+            if not recorded.answers[0].evidence.cues:
+                return None
+        name = self.split.file.path.name
+        return Split.of(recorded.answers, self.split.videos, self.split.asked, name)
 
     def floor(self, patch_px: int, cfg: TracerConfig, map_px: int) -> float:
         """Mean over videos of the EPE of a perfect detector at the input size, px at 256x256."""
@@ -213,12 +247,16 @@ class TapVid:
             "num_unscorable": scorable.count(False),
             "num_pairs": len(self.parts),
             "num_tracks": sum(len(video.target) for video in videos),
-            "occlusion": f"{self.occlusion} (kl, rgb); baselines call everything visible",
+            "occlusion": self._told(),
             "resolution_hw": list(functional.BENCHMARK_HW),
         }
         if part := self._part():
             about["part"] = part
         return about | ({"input_hw": list(self.input_hw)} if self.input_hw else {})
+
+    def _told(self) -> str:
+        how = self.occlusion if self.split is None else f"calibrated on {self.split.file.path.name}"
+        return f"{how} by {self.cues} (kl, rgb); baselines call everything visible"
 
     def _part(self) -> str:
         """What of the file takes part, where that is not all of it."""

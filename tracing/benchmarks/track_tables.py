@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tracing.benchmarks.base import print_flips
 from tracing.benchmarks.track_rows import TrackRow, finite
 from tracing.metrics.tracks import COUNT
 
@@ -59,6 +60,7 @@ def print_track_table(
             if row.paired_vs["interval"]:
                 said += " [{:+.3f}, {:+.3f}]".format(*row.paired_vs["interval"])
             console.print(said, markup=False)
+    print_flips(rows, console)
 
 
 def print_videos(results: dict, console: Console) -> None:

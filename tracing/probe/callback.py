@@ -17,15 +17,16 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from tracing.benchmarks.base import Tracer
 from tracing.benchmarks.evaluation import on_device
 from tracing.config import TracerConfig
-from tracing.kl_tracer import KLTracer
 from tracing.probe.budget import Budget
 from tracing.probe.pictures import probe_picture
 from tracing.probe.ranks import answers_of_all_ranks
 from tracing.probe.scores import Answer, baseline_scores, scores
 from tracing.probe.sets import ProbeSet
 from tracing.probe.weights import Weights, probed_model
+from tracing.tracers import kl_tracer
 from tracing.visualize import probe_figure, save_png
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class FlowProbe(L.Callback):
         every_n_steps: int = 50,
         tracer: TracerConfig | None = None,
         seed: int = 0,  # of the reveal masks
-        max_batch: int | None = None,  # sequences of one forward; None: 8 on a CPU, else 64
+        max_batch: int | None = None,  # rows of a forward where a model cannot fork; None: 8 or 64
         max_share: float | None = 0.03,
         weights: Weights = "raw",
         pictures: int = 1,  # of so many frame pairs in each set
@@ -137,7 +138,7 @@ class FlowProbe(L.Callback):
         with self.budget.spending(), probed_model(trainer, pl_module, self.weights) as model:
             device = next(model.parameters()).device
             max_batch = self.max_batch or (8 if device.type == "cpu" else 64)
-            tracer = KLTracer(model, self.cfg, max_batch)
+            tracer = kl_tracer(model, self.cfg, max_batch=max_batch)
             for name in self.sets:
                 own, drawn[name] = self._probe_set(tracer, name, device, trainer.is_global_zero)
                 figures |= {f"flow/{name}/{key}": value for key, value in own.items()}
@@ -146,7 +147,7 @@ class FlowProbe(L.Callback):
         return figures
 
     def _probe_set(
-        self, tracer: KLTracer, name: str, device: torch.device, speaks: bool
+        self, tracer: Tracer, name: str, device: torch.device, speaks: bool
     ) -> tuple[dict[str, float], list]:
         """Figures of one set and its pictures; none of either where tracing failed.
 
@@ -163,6 +164,7 @@ class FlowProbe(L.Callback):
                 part=part,
                 xy=traces.xy[0].float().cpu(),
                 peak_kl=traces.peak_kl[0].cpu(),
+                attempt=traces.attempt[0].cpu(),
                 flipped_codes=traces.flipped_codes[0].cpu(),
                 maps=traces.maps[0].float().cpu() if pictured else None,
             )

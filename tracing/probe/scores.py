@@ -11,10 +11,11 @@ from torch import Tensor
 
 from data.coords import rescale_points
 from tracing.benchmarks.base import perfect_answer
+from tracing.benchmarks.flips import flip_shares
 from tracing.config import Placement
 from tracing.metrics import functional
 from tracing.metrics.tracks import mean_over_videos, video_scores
-from tracing.occlusion import cross_fitted_visible
+from tracing.occlusion import Evidence, cross_fitted_visible
 from tracing.probe.sets import ProbeSet
 
 BIN_EDGES_PX = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, math.inf)  # of motion, as stored
@@ -30,6 +31,7 @@ class Answer:
     peak_kl: Float[Tensor, " points"]  # nats
     flipped_codes: Int[Tensor, " points"]
     maps: Float[Tensor, "points rows cols"] | None = None  # of pictured parts only
+    attempt: Int[Tensor, " points"] | None = None  # as in ``Traces``
 
 
 def scores(probe: ProbeSet, answers: Sequence[Answer], patch_px: int) -> dict[str, float]:
@@ -40,7 +42,8 @@ def scores(probe: ProbeSet, answers: Sequence[Answer], patch_px: int) -> dict[st
     then the mean over pairs; in ``ad``, as published, the query frame counts with its error of 0.
     ``oa`` and ``aj`` call a point visible by a threshold on the peak that the other half of the
     pairs chose; a set without hidden targets has neither. ``flipped_codes`` is the mean number of
-    codes a tracer changed, ``silent`` the share of points where it changed none.
+    codes a tracer changed, ``silent`` the share of points where it changed none, ``dark`` and
+    ``wide`` (if the answers tell) the shares where a second or a third attempt changed some.
     """
     _check(probe, answers)
     xy = in_stored_pixels(probe, [answer.xy for answer in answers])
@@ -56,8 +59,10 @@ def scores(probe: ProbeSet, answers: Sequence[Answer], patch_px: int) -> dict[st
     if probe.num_visible == probe.num_points:  # nothing to tell apart: 1.0 would mean nothing
         del figures["oa"], figures["aj"]
     figures["peak_kl"] = peak.double().mean().item()
-    figures["flipped_codes"] = flipped.double().mean().item()
-    figures["silent"] = (flipped == 0).double().mean().item()
+    attempts = [answer.attempt for answer in answers if answer.attempt is not None]
+    shares = flip_shares(flipped, torch.cat(attempts) if attempts else None)
+    figures["flipped_codes"] = shares["mean_codes"]
+    figures |= {key: shares[key] for key in ("silent", *(["dark", "wide"] if attempts else []))}
     return figures | binned_epe(probe, xy)
 
 
@@ -97,7 +102,7 @@ def called_visible(
     fold = pair % 2 == 1
     if not fold.any() or not peak.isfinite().all():
         return torch.ones_like(fold)  # nothing to calibrate on
-    return cross_fitted_visible(peak, _joined(probe, "visible"), fold)[0]
+    return cross_fitted_visible(Evidence(peak_kl=peak), _joined(probe, "visible"), fold)[0]
 
 
 def binned_epe(probe: ProbeSet, xy: Float[Tensor, "all_points 2"]) -> dict[str, float]:

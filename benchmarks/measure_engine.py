@@ -1,0 +1,225 @@
+"""What the engine's options do to the error of a trained model; keeps figures as JSON.
+
+    python benchmarks/measure_engine.py orders --run DIR     order of frame 0, place of the revealed
+    python benchmarks/measure_engine.py zoom --run DIR       one, two and three scales, and DIS
+    python benchmarks/measure_engine.py search --run DIR     coarse-to-fine against full read-out
+    python benchmarks/measure_engine.py silent --run DIR     tracers that flip no code, and retries
+
+DIR is a run of ``experiment=lras_nano``. Points are of held-out hard scenes and move by at least
+1 px; each seed of the masks traces the same points, and a point's error is its mean over the seeds.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from anywhere
+
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Bool, Float64
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from benchmarks.measure_main import WORK, note_of, origin
+from benchmarks.result_file import ROOT, write_result
+from data.types import PointPairs
+from lras.checkpoint import load
+from lras.grid import PatchGrid
+from lras.next_frame import NextFrame
+from tracing.baselines import DIS, ZeroMotion
+from tracing.benchmarks.base import Tracer, perfect_answer, readout_floor
+from tracing.benchmarks.synthetic import synthetic_pairs
+from tracing.config import Attempt, TracerConfig, Traces
+from tracing.ensemble import ZoomConfig
+from tracing.metrics.bootstrap import bootstrap_mean, bootstrap_paired
+from tracing.metrics.functional import distances
+from tracing.tracers import kl_tracer
+
+SEED, MASK_SEEDS = 0, (0, 1, 2)
+POINTS_PER_PAIR, MIN_MOTION_PX = 4, 1.0
+ORDERS: dict[str, dict[str, str]] = {
+    "after": {"order0": "changed_last", "revealed": "after"},
+    "random": {"order0": "random", "revealed": "after"},
+    "before": {"order0": "changed_last", "revealed": "before"},
+    "clean": {"order0": "changed_last", "revealed": "clean"},
+}
+SCALES = (1, 2, 3)
+
+
+def hard_points(num_pairs: int) -> PointPairs:
+    scene = instantiate(OmegaConf.load(ROOT / "configs" / "scene" / "hard.yaml"))
+    return synthetic_pairs(scene, num_pairs, POINTS_PER_PAIR, MIN_MOTION_PX, SEED)
+
+
+def answers(tracer: Tracer, points: PointPairs, seed: int) -> Traces:
+    return tracer(points.frame0, points.frame1, points.points, seed=seed)
+
+
+def mean_errors(tracer: Tracer, points: PointPairs) -> Float64[Tensor, "pairs points"]:
+    """Each point's error in px, averaged over the seeds of the masks."""
+    seeds = MASK_SEEDS if tracer.needs_model else MASK_SEEDS[:1]
+    every = [distances(answers(tracer, points, seed).xy, points.target) for seed in seeds]
+    return torch.stack(every).double().mean(0)
+
+
+def same_pair(errors: Float64[Tensor, "pairs points"]) -> Tensor:
+    """Which frame pair each point is of: those of one pair fail together."""
+    return torch.arange(len(errors))[:, None].expand_as(errors).flatten()
+
+
+def scored(errors: Float64[Tensor, "pairs points"]) -> dict:
+    found = bootstrap_mean(errors.flatten(), SEED, same_pair(errors))
+    return {"epe_px": found.mean, "epe_ci95_px": [found.low, found.high]}
+
+
+def paired(one: Float64[Tensor, "pairs points"], other: Float64[Tensor, "pairs points"]) -> dict:
+    """EPE of the first less that of the second, in px."""
+    found = bootstrap_paired(one.flatten(), other.flatten(), SEED, same_pair(one))
+    return {"difference_px": found.mean, "ci95_px": [found.low, found.high]}
+
+
+def orders(model: NextFrame, points: PointPairs) -> dict:
+    """EPE of every order, and each one's difference to ``after``."""
+    errors, seconds = {}, {}
+    for name, how in ORDERS.items():
+        start = time.perf_counter()
+        errors[name] = mean_errors(kl_tracer(model, TracerConfig(**how)), points)
+        seconds[name] = time.perf_counter() - start
+    table = {
+        name: scored(own)
+        | {"seconds": round(seconds[name], 1)}
+        | {f"minus_{other}": paired(own, errors[other]) for other in ORDERS if other != name}
+        for name, own in errors.items()
+    }
+    return {"orders": table}
+
+
+def argmax_is_right(
+    traces: Traces, points: PointPairs, grid: PatchGrid
+) -> Bool[Tensor, "pairs points"]:
+    """The highest patch of the map is the one that a perfect detector would name."""
+    cfg = TracerConfig()
+    perfect = perfect_answer(points, grid.patch_px, cfg.placement, grid.patch_px)
+    centers = grid.patch_centers()
+    source = centers[grid.patch_index(points.points)]
+    named = points.points + centers[traces.maps.flatten(2).argmax(-1)] - source
+    return distances(named, perfect) < 1e-3
+
+
+def zoom(model: NextFrame, points: PointPairs) -> dict:
+    """EPE by number of scales, baselines on the same points, and where the arg-max is right."""
+    grid = PatchGrid(*points.frame0.shape[-2:], model.patch_px, model.code_px)
+    tracers: dict[str, Tracer] = {
+        f"{scales}": kl_tracer(model, TracerConfig(), zoom=ZoomConfig(scales=scales))
+        for scales in SCALES
+    }
+    tracers["1, arg-max"] = kl_tracer(model, TracerConfig(peak="argmax"))
+    tracers |= {tracer.name: tracer for tracer in (DIS(), DIS(enlarge=4), ZeroMotion())}
+    table, right = {}, []
+    for seed in MASK_SEEDS:
+        right.append(argmax_is_right(answers(tracers["1"], points, seed), points, grid))
+    for name, tracer in tracers.items():
+        own = [distances(answers(tracer, points, s).xy, points.target) for s in MASK_SEEDS]
+        errors = torch.stack(own).double()
+        table[name] = scored(errors.mean(0)) | {
+            "right_epe_px": errors[torch.stack(right)].mean().item()
+        }
+    where = torch.stack(right)
+    floors = distances(
+        perfect_answer(points, grid.patch_px, TracerConfig().placement, grid.patch_px),
+        points.target,
+    ).expand(where.shape)
+    return {
+        "scales": table,
+        "zoom": vars(ZoomConfig(scales=SCALES[-1])),
+        "floor_px": readout_floor(points, grid.patch_px),
+        "right_share": where.double().mean().item(),
+        "right_points": int(where.sum()),
+        "right_floor_px": floors[where].double().mean().item(),
+    }
+
+
+def search(model: NextFrame, points: PointPairs) -> dict:
+    """Queries whose highest patch is the same, by place of the revealed and number of masks."""
+    table = {}
+    for revealed in ("after", "before", "clean"):
+        for num_masks in (1, TracerConfig().num_masks):
+            cfg = TracerConfig(revealed=revealed, num_masks=num_masks)
+            fine = replace(cfg, search="coarse_to_fine")
+            same: list[Tensor] = []
+            xy_same: list[Tensor] = []
+            for seed in MASK_SEEDS:
+                one, other = (answers(kl_tracer(model, c), points, seed) for c in (cfg, fine))
+                peaks = [traces.maps.flatten(2).argmax(-1) for traces in (one, other)]
+                same.append(peaks[0] == peaks[1])
+                xy_same.append(distances(one.xy, other.xy) < 1e-3)
+            table[f"{revealed}, {num_masks} masks"] = {
+                "same_argmax_share": torch.stack(same).double().mean().item(),
+                "same_answer_share": torch.stack(xy_same).double().mean().item(),
+                "queries": torch.stack(same).numel(),
+            }
+    return {"search": table}
+
+
+def silent(model: NextFrame, points: PointPairs) -> dict:
+    """Which attempt flipped a code at last, as shares; and how many codes."""
+    table = {}
+    for placement in ("patch", "query"):
+        for retry in (False, True):
+            cfg = TracerConfig(placement=placement, retry=retry, num_masks=1)
+            traces = answers(kl_tracer(model, cfg), points, SEED)
+            counts = torch.bincount(traces.attempt.flatten(), minlength=len(get_args(Attempt)))
+            shares = (counts.double() / counts.sum()).tolist()
+            table[f"{placement}, {'retry' if retry else 'once'}"] = {
+                **dict(zip(get_args(Attempt), shares, strict=True)),
+                "mean_codes": traces.flipped_codes.double().mean().item(),
+            }
+    return {"attempts": table}
+
+
+STUDIES: dict[str, Callable[[NextFrame, PointPairs], dict]] = {
+    "orders": orders,
+    "zoom": zoom,
+    "search": search,
+    "silent": silent,
+}
+NUM_PAIRS = {"orders": 64, "zoom": 36, "search": 64, "silent": 512}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=tuple(STUDIES))
+    parser.add_argument("--run", type=Path, default=WORK / "probe_nano", help="a trained run")
+    parser.add_argument("--pairs", type=int, help=f"of {POINTS_PER_PAIR} points each")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where the result file goes")
+    options = parser.parse_args()
+    if not options.run.is_dir():
+        sys.exit(
+            f"there is no run at {options.run}; make it with `python benchmarks/measure_probe.py "
+            "nano`, or name one: --run DIR"
+        )
+    torch.set_num_threads(options.threads)
+    points = hard_points(options.pairs or NUM_PAIRS[options.what])
+    start = time.monotonic()
+    with torch.no_grad():
+        figures = STUDIES[options.what](load(options.run).eval(), points)
+    figures["num_points"], figures["mask_seeds"] = points.visible.numel(), list(MASK_SEEDS)
+    figures["minutes"] = round((time.monotonic() - start) / 60, 2)
+    trained = origin(options.run) | {"model_git_sha": note_of(options.run)["git_sha"]}
+    figures["model"] = trained
+    command = f"python benchmarks/measure_engine.py {options.what}"
+    name, seeds = f"engine_{options.what}.json", sorted({SEED, *MASK_SEEDS})
+    path = write_result(name, figures, command, seeds, options.folder)
+    print(path.read_text())
+
+
+if __name__ == "__main__":
+    main()

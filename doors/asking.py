@@ -1,0 +1,214 @@
+"""``task=pair`` and ``task=video``: no ground truth and no scores, but flow and tracks as files.
+
+A question reads its files when it is built, is asked in blocks that outlive an interruption, and
+writes what was answered.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from data.index import write_whole
+from doors.kept import Kept
+from doors.loading import load_model
+from lras.next_frame import NextFrame
+from tracing.asking import Asking, Tell
+from tracing.baselines import DIS, ZeroMotion
+from tracing.benchmarks import evaluation
+from tracing.benchmarks.base import Tracer
+from tracing.benchmarks.flow import at_sizes
+from tracing.benchmarks.provenance import provenance
+from tracing.estimate import engine_within, estimate
+from tracing.tracers import TracerSetup
+
+ANSWERS = "answers"  # folder, in the run's
+FREE = ("ckpt", "engine.", "zoom.max_crops")  # of the protocol: where and how fast, not what
+PLAIN = {"soft_wrap": True, "highlight": False, "markup": False}
+ALL_AT_ONCE = 2**20  # queries of a block, for baselines: they find all in one go
+INTERRUPTED = 130  # exit status, as shells give it to what was stopped by Ctrl-C
+LINE_S = 30.0  # between two lines of progress where there is no terminal
+Protocol = Callable[[DictConfig, TracerSetup, NextFrame | None, dict], dict]
+
+
+class Question:
+    """What is asked of a tracer, and what becomes of its answers. All sizes in px as stored."""
+
+    name: str
+    frame_hw: tuple[int, int]
+    input_px: int | None
+    back: bool
+    block: int
+
+    def inputs(self) -> dict[str, Any]:
+        """What the answers depend on besides the tracer, JSON-ready."""
+        raise NotImplementedError
+
+    def count(self, grid_hw: tuple[int, int]) -> int:
+        """How many answers are needed; ``grid_hw``: the tracer's rows and columns of patches."""
+        raise NotImplementedError
+
+    def answer(self, tracer: Tracer, grid_hw: tuple[int, int], how: Asking) -> Any:
+        """Ask for everything."""
+        raise NotImplementedError
+
+    def about(self, result: Any) -> dict[str, Any]:
+        """What results.json says of the answers."""
+        raise NotImplementedError
+
+    def write(self, out: Path, result: Any, console: Console) -> list[Path]:
+        """Write the answers; returns the files."""
+        raise NotImplementedError
+
+
+def is_question(task: DictConfig) -> bool:
+    """Whether a task is one of these, not one that scores tracers."""
+    return issubclass(get_class(task._target_), Question)
+
+
+def answer(
+    cfg: DictConfig, setup: TracerSetup, out: Path, console: Console, protocol: Protocol
+) -> list[Path]:
+    """Answer the question of ``cfg.task`` into ``out``; returns what was written.
+
+    Answers that ``out`` holds already, from the same command, are not asked for again.
+    """
+    origin = provenance(cfg.seed)
+    question: Question = instantiate(cfg.task, _convert_="object")  # before weights are loaded
+    chosen, model = cfg.tracer.name, None
+    if chosen in evaluation.MODEL_TRACERS and cfg.ckpt is not None:
+        cfg.controls = False  # nothing stands beside the tracer
+        model = load_model(cfg, console)
+    evaluation.check_tracer(chosen, model)
+    tracer, grid_hw = _tracer(cfg, setup, model, question)
+    said = protocol(cfg, setup, model, question.inputs() | {"grid_hw": list(grid_hw)})
+    block = ALL_AT_ONCE if model is None else question.block
+    if engine := engine_within(tracer):
+        frame_hw = tuple(side * model.patch_px for side in grid_hw)
+        queries = min(block, question.count(grid_hw))
+        console.print(f"tracing: {estimate(engine, frame_hw, queries, cfg.device)}", **PLAIN)
+    memory = Kept(out / ANSWERS, said | {"block": block, "back": question.back}, FREE)
+    again = f"the same command with hydra.run.dir={out} goes on"
+    console.print(f"answers are kept in {out / ANSWERS}; should this stop, {again}", **PLAIN)
+    try:
+        with _progress(question.count(grid_hw), console) as tell:
+            how = Asking(seed=cfg.seed, back=question.back, block=block, memory=memory, tell=tell)
+            result = question.answer(tracer, grid_hw, how)
+    except KeyboardInterrupt:
+        console.print(f"stopped; {again}", **PLAIN)
+        raise SystemExit(INTERRUPTED) from None
+    written = question.write(out, result, console)
+    results = {
+        "task": question.name,
+        "tracer": tracer.name,
+        **question.about(result),
+        "floor": None if model is None else _floor(setup, model, grid_hw, question.frame_hw),
+        "files": [path.name for path in written],
+        "protocol": said,
+        "provenance": origin,
+    }
+    write_whole(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    return [*written, out / "results.json"]
+
+
+def _tracer(
+    cfg: DictConfig, setup: TracerSetup, model: NextFrame | None, question: Question
+) -> tuple[Tracer, tuple[int, int]]:
+    """The chosen tracer for frames as stored, and the rows and columns of its patches."""
+    if model is None:
+        rows, cols = (max(1, round(side / cfg.patch_px)) for side in question.frame_hw)
+        return {"dis": DIS, "zero_motion": ZeroMotion}[cfg.tracer.name](), (rows, cols)
+    side = question.input_px or model.image_size
+    if side % model.patch_px:
+        raise ValueError(
+            f"task.input_px={side} is no multiple of the model's patches of {model.patch_px} px; "
+            f"pass {-(-side // model.patch_px) * model.patch_px}."
+        )
+    made = setup.kl(model) if cfg.tracer.name == "kl" else setup.rgb(model)
+    (fitted,) = at_sizes(made, (side, side))
+    return setup.judged(fitted), (side // model.patch_px,) * 2
+
+
+def _floor(
+    setup: TracerSetup, model: NextFrame, grid_hw: tuple[int, int], frame_hw: tuple[int, int]
+) -> dict[str, Any]:
+    """How far an arg-max is off that names the right cell of its map, over all targets in it.
+
+    Without ground truth the error itself is unknown; a centroid can be nearer.
+    """
+    on_cells = setup.cfg.placement == "query" and setup.cfg.read_out == "all"
+    share = model.code_px / model.patch_px if on_cells else 1.0
+    share *= setup.zoom.factor ** (setup.zoom.scales - 1)
+    cell = torch.tensor([size / n * share for size, n in zip(frame_hw, grid_hw, strict=True)])
+    off = (torch.linspace(-0.5, 0.5, 201, dtype=torch.float64)[:, None] * cell).abs()
+    away = (off[:, None, 0].square() + off[None, :, 1].square()).sqrt()
+    return {
+        "cell_hw_px": cell.tolist(),
+        "mean_px": away.mean().item(),
+        "largest_px": away.max().item(),
+    }
+
+
+@contextmanager
+def _progress(total: int, console: Console) -> Iterator[Tell]:
+    """What is to be told of answers as they come, to show how many are left and for how long.
+
+    A bar on a terminal; elsewhere, in a log say, a line every ``LINE_S`` seconds.
+    """
+    columns = (
+        TextColumn("tracing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=600,  # s; one block may take minutes
+    )
+    started = last_line = time.monotonic()
+    recalled = new = 0
+    with bar:
+        task = bar.add_task("", total=total)
+
+        def tell(count: int, known: bool) -> None:
+            nonlocal last_line, recalled, new
+            if known:  # what was there already says nothing of the speed
+                recalled += count
+                bar.reset(task, total=total, completed=recalled + new)
+                return
+            new += count
+            bar.advance(task, count)
+            now = time.monotonic()
+            if not console.is_terminal and now - last_line > LINE_S:
+                last_line, done = now, recalled + new
+                left_s = (now - started) / new * (total - done)
+                console.print(f"{done} of {total} answers, {left_s:.0f} s left", highlight=False)
+
+        yield tell
+    if recalled:
+        console.print(f"{recalled} of {total} answers were there already", highlight=False)
+
+
+def digest(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,61 @@
+"""How many floating-point operations the predictor takes, from its sizes and numbers of tokens.
+
+Matrix products only, a multiplication with its addition counted as two; norms, softmaxes, rotary
+turns and the embedding are left out. Attention is counted as it is executed: in a causal pass a
+token meets itself and those before it, half of the square.
+"""
+
+from lras.config import PredictorConfig
+
+
+def block_parameters(cfg: PredictorConfig) -> int:
+    """Weights of all blocks that every token is multiplied with."""
+    hidden = int(cfg.mlp_ratio * cfg.dim)
+    return cfg.num_layers * (4 * cfg.dim**2 + 2 * cfg.dim * hidden)
+
+
+def attention_flops(cfg: PredictorConfig, pairs: int) -> int:
+    """Scores and mixtures of ``pairs`` of a query and a key, in all blocks and heads."""
+    return 4 * cfg.dim * cfg.num_layers * pairs
+
+
+def extend_flops(cfg: PredictorConfig, new: int, given: int = 0) -> int:
+    """One row: ``new`` tokens, causal among themselves, after ``given`` ones."""
+    pairs = new * given + new * (new + 1) // 2
+    return 2 * block_parameters(cfg) * new + attention_flops(cfg, pairs)
+
+
+def read_flops(cfg: PredictorConfig, asked: int, group: int, given: int) -> int:
+    """One row: ``asked`` groups of ``group`` tokens; each sees what is given, and its own group.
+
+    The scores of a group are few and computed whole, those of the future too. Without the head.
+    """
+    tokens = asked * group
+    pairs = tokens * given + tokens * group
+    return 2 * block_parameters(cfg) * tokens + attention_flops(cfg, pairs)
+
+
+def head_flops(cfg: PredictorConfig, rows: int, columns: int | None = None) -> int:
+    """Logits of ``rows`` hidden states over ``columns`` (None: the codes)."""
+    return 2 * cfg.dim * rows * (cfg.num_codes if columns is None else columns)
+
+
+def group_tokens(cfg: PredictorConfig, frame: int) -> int:
+    """Tokens of one patch of a frame."""
+    return cfg.codes_per_patch + int(frame == 1 or cfg.frame0_pointers)
+
+
+def prediction_tokens(
+    cfg: PredictorConfig, patches: int, num_revealed: int, codes_read: int
+) -> int:
+    """Tokens that ``FramePredictor.read_patches`` runs to ask all hidden patches of frame 1."""
+    given = patches * group_tokens(cfg, 0) + num_revealed * group_tokens(cfg, 1)
+    return given + (patches - num_revealed) * codes_read
+
+
+def prediction_flops(cfg: PredictorConfig, patches: int, num_revealed: int, codes_read: int) -> int:
+    """Of these tokens, with logits of the codes. A traced point naively takes two predictions."""
+    given = patches * group_tokens(cfg, 0) + num_revealed * group_tokens(cfg, 1)
+    hidden = patches - num_revealed
+    reading = read_flops(cfg, hidden, codes_read, given)
+    return extend_flops(cfg, given) + reading + head_flops(cfg, hidden * codes_read)

@@ -1,0 +1,62 @@
+"""What a question will take, said before it is asked: tokens, and memory within the bound."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lras.grid import PatchGrid
+from tracing.engine import LOGITS, KLEngine
+from tracing.layout import group_size
+
+LOGIT_BYTES = 24  # in float32, in float64 on a CPU, and as the terms of the divergence
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one frame pair with so many queries; ``memory_bytes`` bounds what tracing adds."""
+
+    queries: int
+    tokens_per_query: float
+    tokens_in_flight: int
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.queries} queries a frame pair, {self.tokens_per_query:,.0f} tokens a query, at "
+            f"most {self.tokens_in_flight:,} tokens in flight: {self.memory_bytes / 1e9:.2f} GB"
+        )
+
+
+def estimate(
+    engine: KLEngine, frame_hw: tuple[int, int], queries: int, device: torch.device | str
+) -> Estimate:
+    """For frames of a size in px; a tracer is taken to change one patch if isolated, else six.
+
+    Raises:
+        ValueError: the bound on tokens is too small for one query.
+    """
+    model, cfg = engine.model, engine.cfg
+    grid = PatchGrid(*frame_hw, model.patch_px, model.code_px)
+    revealed = round(cfg.reveal_ratio * grid.num_patches)
+    changed = 1 if cfg.isolated else 6
+    bound = engine.engine.max_tokens_on(torch.device(device))
+    most = engine.most_that_fit(bound, grid, revealed, changed)
+    group = min(most, group_size(float(changed), grid, revealed), max(1, queries))
+    held, fork = engine.tokens(grid, revealed, group, group * changed)
+    own_tail = group * changed * grid.codes_per_patch
+    per_query = own_tail + cfg.num_masks * fork
+    per_query += (held + cfg.num_masks * fork) / group
+    hidden = grid.num_patches - revealed
+    read = grid.codes_per_patch if cfg.read_out == "all" else 1
+    logits = 2 * hidden * read * model.num_columns + 2 * LOGITS
+    in_flight = min(bound, held + group * fork)
+    memory = in_flight * model.token_bytes + logits * LOGIT_BYTES // 2
+    return Estimate(queries, per_query, in_flight, memory)
+
+
+def engine_within(tracer: Any) -> KLEngine | None:
+    """The engine inside tracers that are built round one (of a zoom, that of the whole frames)."""
+    while tracer is not None and not isinstance(tracer, KLEngine):
+        tracer = getattr(tracer, "tracer", None) or getattr(tracer, "on_whole", None)
+    return tracer
