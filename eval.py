@@ -45,7 +45,12 @@ def protocol(cfg: DictConfig, setup: TracerSetup, model: NextFrame | None, about
         how["dtype"] = str(model.predictor.token_table.weight.dtype).removeprefix("torch.")
     if "points_per_pair" in cfg.task:
         how["points_per_pair"] = cfg.task.points_per_pair
-    return how | setup.about() | about
+        how["attention"] = cfg.attention
+    said = setup.about()
+    if model is not None and (cfg.tracer.name == "rgb" or not model.forks):
+        # as TwoBranchTracer traces, whatever was asked for
+        said["tracer_config"] |= {"order0": "random", "revealed": "after", "search": "full"}
+    return how | said | about
 
 
 def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
@@ -64,7 +69,10 @@ def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
     line_up, kl = evaluation.line_up(cfg.tracer.name, model, setup, patch_px, task, cfg.compare)
     if engine := engine_within(line_up[0]):
         side, queries = cfg.task.get("input_px") or model.image_size, task.parts[0].points.shape[1]
-        said = estimate(engine, (side, side), queries, cfg.device)
+        pairs = len(task.parts[0].points)
+        if setup.zoom.scales > 1:  # crops ask one query each
+            pairs = max(pairs, setup.zoom.max_crops)
+        said = estimate(engine, (side, side), queries, cfg.device, pairs)
         console.print(f"tracing: {said}", soft_wrap=True, highlight=False, markup=False)
     controls = []
     if model is not None and cfg.controls:

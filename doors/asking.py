@@ -101,7 +101,9 @@ def answer(
     if engine := engine_within(tracer):
         frame_hw = tuple(side * model.patch_px for side in grid_hw)
         queries = min(block, question.count(grid_hw))
-        console.print(f"tracing: {estimate(engine, frame_hw, queries, cfg.device)}", **PLAIN)
+        pairs = setup.zoom.max_crops if setup.zoom.scales > 1 else 1
+        said_first = estimate(engine, frame_hw, queries, cfg.device, pairs)
+        console.print(f"tracing: {said_first}", **PLAIN)
     memory = Kept(out / ANSWERS, said | {"block": block, "back": question.back}, FREE)
     again = f"the same command with hydra.run.dir={out} goes on"
     console.print(f"answers are kept in {out / ANSWERS}; should this stop, {again}", **PLAIN)
@@ -153,7 +155,10 @@ def _floor(
     """
     on_cells = setup.cfg.placement == "query" and setup.cfg.read_out == "all"
     share = model.code_px / model.patch_px if on_cells else 1.0
-    share *= setup.zoom.factor ** (setup.zoom.scales - 1)
+    zooms = setup.zoom.scales - 1
+    if zooms and setup.zoom.cut_from == "previous" and frame_hw[0] != frame_hw[1]:
+        frame_hw, zooms = (min(frame_hw),) * 2, zooms - 1  # the first zoom is the largest square
+    share *= setup.zoom.factor**zooms
     cell = torch.tensor([size / n * share for size, n in zip(frame_hw, grid_hw, strict=True)])
     off = (torch.linspace(-0.5, 0.5, 201, dtype=torch.float64)[:, None] * cell).abs()
     away = (off[:, None, 0].square() + off[None, :, 1].square()).sqrt()

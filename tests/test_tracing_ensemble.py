@@ -334,3 +334,15 @@ def test_a_right_estimate_leaves_no_motion_in_crops_at_the_border(query, estimat
     alone = [box_round(at, (32, 32), (64, 64)) for at in (query, estimate)]
     pushed = [to_crop(at, box, (64, 64)) for at, box in zip((query, estimate), alone, strict=True)]
     assert (pushed[0] - pushed[1]).abs().max() > 8.0
+
+
+def test_query_and_estimate_are_never_outside_their_own_crops():
+    draw = torch.Generator().manual_seed(7)
+    query, estimate = torch.rand(2, 20_000, 2, generator=draw) * 64
+    estimate[:200, 0] = 0.0
+    estimate[200:400, 1] = 64.0
+    for at, center in zip(
+        (query, estimate), alike(query, estimate, (32, 32), (64, 64)), strict=True
+    ):
+        inside = to_crop(at, box_round(center, (32, 32), (64, 64)), (64, 64))
+        assert (inside >= 0).all() and (inside <= 64).all()

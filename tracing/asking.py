@@ -155,4 +155,10 @@ def threshold_px(tracer: AskTracer, return_px: float | None, otherwise: float) -
         return_px = tracer.return_px or None
     if return_px is not None and not return_px > 0:
         raise ValueError(f"return_px={return_px}; use a positive distance in px, such as 4.0.")
+    judged = isinstance(tracer, ForwardBackward) and tracer.rule != "peak_kl"
+    if judged and return_px is not None and return_px > tracer.return_px:
+        raise ValueError(
+            f"return_px={return_px} is more than the tracer's own {tracer.return_px}, beyond which "
+            "it calls points hidden; raise tracer.return_px too."
+        )
     return otherwise if return_px is None else return_px

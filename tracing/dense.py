@@ -71,9 +71,9 @@ def dense_flow(
     points = query_lattice((height, width), grid_hw, stride)
     queries = rearrange(points, "r c xy -> (r c) xy")
     how = how or Asking(back=True)
-    answers = ask_in_blocks(tracer, frame0, frame1, queries.to(frame0), "points", how)
     patch_px = max(height / grid_hw[0], width / grid_hw[1])
     at_most_px = threshold_px(tracer, return_px, patch_px)
+    answers = ask_in_blocks(tracer, frame0, frame1, queries.to(frame0), "points", how)
     sure = confidence_of(answers, (height, width), at_most_px)
 
     def on_grid(values: Tensor | None) -> Tensor | None:

@@ -78,7 +78,8 @@ class KLEngine:
     ) -> None:
         self.model, self.cfg = model, cfg or TracerConfig()
         self.engine, self.control = engine or EngineConfig(), control
-        self.max_rows: int | None = None  # forks read at a time, once memory has run out
+        self.max_rows: int | None = None  # forks of a group and groups read at a time,
+        self.max_groups: int | None = None  # once memory has run out
         if not model.forks or self.cfg.order0 == "random":
             raise ValueError(
                 f"the engine needs a model that forks and order0=changed_last, got forks="
@@ -150,8 +151,9 @@ class KLEngine:
         for (queries, changed), groups in shapes.items():
             held, fork = self.tokens(question.grid, revealed, queries, changed)
             together = max(1, bound // (held + queries * fork))
-            for start in range(0, len(groups), together):
-                part = groups[start : start + together]
+            while groups:  # less may fit by the time that the next block is asked for
+                together = min(together, self.max_groups or together)
+                part, groups = groups[:together], groups[together:]
                 pairs = question.codes0.new_tensor([pair for pair, _ in part])
                 fields = (torch.stack([group[i] for _, group in part]) for i in range(3))
                 yield Block(pairs, *fields)
@@ -167,6 +169,8 @@ class KLEngine:
             held += self.cfg.num_masks * changed * slots  # the clean tail under every mask
         if self.cfg.search != "full":  # forks are kept from round to round, a fourth is asked
             own, asked = own * self.cfg.num_masks, asked // 4 + AROUND
+            if self.cfg.revealed == "before":  # a tail under every mask, of which one is in held
+                own += (self.cfg.num_masks - 1) * changed * slots
         return held, own + asked * (codes if self.cfg.read_out == "all" else 1)
 
     def most_that_fit(self, bound: int, grid: PatchGrid, revealed: int, each: int = 1) -> int:
@@ -228,15 +232,16 @@ class KLEngine:
                         "dtype=bfloat16 or a smaller model."
                     ) from error
                 if self.max_rows is None:
-                    log.warning("out of memory with %d queries at a time; going on with half", rows)
+                    many = rows * len(block.pair)
+                    log.warning("out of memory with %d queries at a time; going on with half", many)
                 self.max_rows = max(1, rows // 2)
+            if question.codes0.device.type == "cuda":
+                torch.cuda.empty_cache()
             if rows == 1:
-                half = len(block.pair) // 2
+                self.max_groups = half = len(block.pair) // 2
                 parts = [Block(*(f[s] for f in block)) for s in (slice(half), slice(half, None))]
                 done = [self._patiently(question, part) for part in parts]
                 return torch.cat([d[0] for d in done]), torch.cat([d[1] for d in done])
-            if question.codes0.device.type == "cuda":
-                torch.cuda.empty_cache()
 
     def _rows_at_a_time(self, question: Question, block: Block) -> int:
         """Forks of each group that are read side by side."""

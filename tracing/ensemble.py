@@ -186,10 +186,6 @@ class Zoom:
         source = [View(each, pair, whole(len(pair), native, each.device)) for each in frames]
         shares = []
         for scale, size in enumerate(sizes, start=1):
-            zoomed = [
-                view.zoom(center, size, hw)
-                for view, center in zip(source, (query, estimate), strict=True)
-            ]
             centers = query, estimate
             if self.cfg.cut_from == "native":
                 centers = alike(query, estimate, size, native)
@@ -244,6 +240,12 @@ def alike(
     room = query.new_tensor(frame_hw[::-1]) - size
     lowest, highest = torch.maximum(query, estimate) - room, torch.minimum(query, estimate)
     inside = torch.minimum(torch.maximum(size / 2, lowest), highest)
-    # subtle: motions of half a pixel are common; a hair less, and rounding noise decides no tie
-    middle = size / 2 - inside - HAIR_PX
-    return query + middle, estimate + middle
+
+    def center(point: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+        # subtle: motions of half a pixel are common; a hair less, and rounding noise decides no tie
+        corner = (point - inside - HAIR_PX).round()
+        # whole pixels must not push the point out of its own crop
+        corner = torch.maximum(torch.minimum(corner, point.floor()), (point - size).ceil())
+        return corner + size / 2
+
+    return center(query), center(estimate)

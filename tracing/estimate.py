@@ -14,7 +14,7 @@ LOGIT_BYTES = 24  # in float32, in float64 on a CPU, and as the terms of the div
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one frame pair with so many queries; ``memory_bytes`` bounds what tracing adds."""
+    """Of frame pairs with so many queries each; ``memory_bytes`` bounds what tracing adds."""
 
     queries: int
     tokens_per_query: float
@@ -29,9 +29,15 @@ class Estimate:
 
 
 def estimate(
-    engine: KLEngine, frame_hw: tuple[int, int], queries: int, device: torch.device | str
+    engine: KLEngine,
+    frame_hw: tuple[int, int],
+    queries: int,
+    device: torch.device | str,
+    pairs: int = 1,
 ) -> Estimate:
-    """For frames of a size in px; a tracer is taken to change one patch if isolated, else six.
+    """For ``pairs`` of frames of a size in px that are traced in one call.
+
+    A tracer is taken to change one patch if isolated, else six.
 
     Raises:
         ValueError: the bound on tokens is too small for one query.
@@ -49,8 +55,10 @@ def estimate(
     per_query += (held + cfg.num_masks * fork) / group
     hidden = grid.num_patches - revealed
     read = grid.codes_per_patch if cfg.read_out == "all" else 1
-    logits = 2 * hidden * read * model.num_columns + 2 * LOGITS
-    in_flight = min(bound, held + group * fork)
+    groups = pairs * -(-max(1, queries) // group)
+    together = min(groups, max(1, bound // (held + group * fork)))  # side by side
+    logits = 2 * together * hidden * read * model.num_columns + 2 * LOGITS
+    in_flight = min(bound, together * (held + group * fork))
     memory = in_flight * model.token_bytes + logits * LOGIT_BYTES // 2
     return Estimate(queries, per_query, in_flight, memory)
 

@@ -67,7 +67,8 @@ A point is marked in frame 0, and each tracer says where it is in frame 1.
 answer. <b>delta_avg</b> is the mean share of points closer than 1, 2, 4, 8 and 16 px, with frames
 stretched to 256x256. <b>target revealed</b> is the share of points that could not be answered,
 because the patch they went to was shown to the model in every mask; they count as errors.
-The <b>read-out floor</b> is the EPE of a perfect detector that can only name a cell of the map.
+The <b>read-out floor</b> is the EPE of a perfect detector that can only name a cell of the map
+of whole frames; a zoom can go below it.
 """
 
 _CONTROLS = """

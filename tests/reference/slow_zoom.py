@@ -40,7 +40,12 @@ def at_one_place(point, other, size, frame):
         room = available - side
         lowest, highest = max(point[axis], other[axis]) - room, min(point[axis], other[axis])
         inside = sorted([lowest, side / 2, highest])[1] if lowest <= highest else highest
-        center.append(point[axis] + side / 2 - inside - HAIR_PX)
+        whole = round(float(point[axis] - inside - HAIR_PX))
+        while whole > point[axis]:  # the point itself stays in its crop
+            whole -= 1
+        while whole + side < point[axis]:
+            whole += 1
+        center.append(whole + side / 2)
     return (center,)
 
 
