@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float64
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from benchmarks.measure_main import WORK, note_of, origin
+from benchmarks.measure_main import SHARED, WORK, note_of, origin
 from benchmarks.result_file import ROOT, write_result
 from data.types import PointPairs
 from lras.checkpoint import load
@@ -214,6 +214,7 @@ def main() -> None:
     figures["num_points"], figures["mask_seeds"] = points.visible.numel(), list(MASK_SEEDS)
     figures["minutes"] = round((time.monotonic() - start) / 60, 2)
     trained = origin(options.run) | {"model_git_sha": note_of(options.run)["git_sha"]}
+    trained["trained_with"] = trained["trained_with"].replace(str(SHARED), "../shared/data")
     figures["model"] = trained
     command = f"python benchmarks/measure_engine.py {options.what}"
     name, seeds = f"engine_{options.what}.json", sorted({SEED, *MASK_SEEDS})

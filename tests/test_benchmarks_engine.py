@@ -172,11 +172,16 @@ def test_the_table_carries_the_names_that_promises_read(bench):
 
 def test_the_default_order_is_judged_against_the_best():
     assert claims_engine.default_order() == "after"
-    epe = {"after": 2.0, "random": 1.5, "before": 3.0, "clean": 2.5}
+    epe = {"after": 2.0, "random": 1.5, "before": 3.0}
     orders = {name: {"epe_px": value} for name, value in epe.items()}
-    orders["after"]["minus_random"] = {"ci95_px": [0.1, 0.9]}
-    figure = claims_engine.behind_the_best({"orders": orders})
-    assert figure.value == 0.5 and "interval 0.100 to 0.900" in figure.note
+    orders["after"] |= {
+        "minus_random": {"ci95_px": [0.1, 0.9]},
+        "minus_before": {"ci95_px": [-1.5, -0.5]},
+    }
+    figure = claims_engine.surely_behind({"orders": orders})
+    assert figure.value == 0.1 and "0.100 to 0.900" in figure.note
+    orders["after"]["minus_random"]["ci95_px"] = [-0.1, 0.9]
+    assert claims_engine.surely_behind({"orders": orders}).value == -0.1
 
 
 def test_the_worst_search_is_taken_with_one_mask_or_with_the_defaults():
