@@ -188,7 +188,7 @@ STUDIES: dict[str, Callable[[NextFrame, PointPairs], dict]] = {
     "search": search,
     "silent": silent,
 }
-NUM_PAIRS = {"orders": 64, "zoom": 36, "search": 64, "silent": 512}
+NUM_PAIRS = {"orders": 32, "zoom": 36, "search": 32, "silent": 512}
 
 
 def main() -> None:
