@@ -156,19 +156,17 @@ def _kernel(device: str, dtype: torch.dtype):
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Mixed:
-    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
     run = flex_attention if q.device.type == "cpu" else _compiled_flex()
-    # subtle: a lambda, since a function that the tests' shape checker has wrapped does not compile
-    if not causal:
-        return run(q, k, v, return_lse=True)
-    return run(
-        q,
-        k,
-        v,
-        score_mod=lambda score, b, h, row, col: torch.where(row >= col, score, -math.inf),
-        return_lse=True,
-    )
+    wanted = {"return_aux": AuxRequest(lse=True)}
+    if causal:
+        # subtle: a lambda; a function that the tests' shape checker has wrapped does not compile
+        wanted["score_mod"] = lambda score, b, h, row, col: torch.where(
+            row >= col, score, -math.inf
+        )
+    out, aux = run(q, k, v, **wanted)
+    return out, aux.lse
 
 
 @cache
