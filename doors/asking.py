@@ -7,6 +7,7 @@ writes what was answered.
 import hashlib
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ from tracing.estimate import engine_within, estimate
 from tracing.tracers import TracerSetup
 
 ANSWERS = "answers"  # folder, in the run's
-FREE = ("ckpt", "engine.", "zoom.max_crops")  # of the protocol: where and how fast, not what
+FREE = ("ckpt", "engine.max_tokens", "zoom.max_crops")  # of the protocol: change no answer
 PLAIN = {"soft_wrap": True, "highlight": False, "markup": False}
 ALL_AT_ONCE = 2**20  # queries of a block, for baselines: they find all in one go
 INTERRUPTED = 130  # exit status, as shells give it to what was stopped by Ctrl-C
@@ -46,7 +47,7 @@ LINE_S = 30.0  # between two lines of progress where there is no terminal
 Protocol = Callable[[DictConfig, TracerSetup, NextFrame | None, dict], dict]
 
 
-class Question:
+class Question(ABC):
     """What is asked of a tracer, and what becomes of its answers. All sizes in px as stored."""
 
     name: str
@@ -55,25 +56,25 @@ class Question:
     back: bool
     block: int
 
+    @abstractmethod
     def inputs(self) -> dict[str, Any]:
         """What the answers depend on besides the tracer, JSON-ready."""
-        raise NotImplementedError
 
+    @abstractmethod
     def count(self, grid_hw: tuple[int, int]) -> int:
         """How many answers are needed; ``grid_hw``: the tracer's rows and columns of patches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, tracer: Tracer, grid_hw: tuple[int, int], how: Asking) -> Any:
         """Ask for everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def about(self, result: Any) -> dict[str, Any]:
         """What results.json says of the answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, out: Path, result: Any, console: Console) -> list[Path]:
         """Write the answers; returns the files."""
-        raise NotImplementedError
 
 
 def is_question(task: DictConfig) -> bool:

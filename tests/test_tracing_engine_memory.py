@@ -15,26 +15,29 @@ from tracing.engine import EngineConfig, KLEngine, out_of_memory
 CFG = TracerConfig(num_masks=2, reveal_ratio=0.25)
 
 
-def smallest_bound(engine_of, asked):
+def smallest_bound(engine_of, asked, max_group=64):
     """The number that the error for a bound of 1 names."""
     with pytest.raises(ValueError, match="too small for one query") as error:
-        engine_of(EngineConfig(max_tokens=1, max_group=1))(*asked)
+        engine_of(EngineConfig(max_tokens=1, max_group=max_group))(*asked)
     return int(re.search(r"takes (\d+) tokens", str(error.value))[1])
 
 
 @pytest.mark.parametrize("read_out", ["first", "all"])
 @pytest.mark.parametrize("search", ["full", "coarse_to_fine"])
-def test_the_bound_on_tokens_changes_no_answer(read_out, search):
+@pytest.mark.parametrize("max_group", [1, 64])
+def test_the_bound_on_tokens_changes_no_answer(read_out, search, max_group):
     model = loud_model()
-    cfg = TracerConfig(num_masks=2, read_out=read_out, search=search, isolated=False)
-    asked = question(points=3)
+    cfg = TracerConfig(num_masks=2, read_out=read_out, search=search, isolated=max_group > 1)
+    asked = question(points=9)
 
-    def traces(max_tokens):  # groups of one: they are the same under every bound
-        return KLEngine(model, cfg, EngineConfig(max_tokens=max_tokens, max_group=1))(*asked)
+    def traces(max_tokens):
+        return KLEngine(model, cfg, EngineConfig(max_tokens=max_tokens, max_group=max_group))(
+            *asked
+        )
 
-    least = smallest_bound(lambda engine: KLEngine(model, cfg, engine), asked)
+    least = smallest_bound(lambda engine: KLEngine(model, cfg, engine), asked, max_group)
     wide = traces(10**6)
-    for max_tokens in (2 * least, 5 * least):
+    for max_tokens in (least, 2 * least, 5 * least):
         assert_same(traces(max_tokens), wide)
 
 

@@ -30,10 +30,10 @@ def test_tokens_of_a_query_are_about_those_the_model_reads(read_out, revealed):
     watched = Watched(loud_model())
     cfg = TracerConfig(num_masks=2, read_out=read_out, revealed=revealed, retry=False)
     engine = KLEngine(watched, cfg)
-    frames = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 0.5
+    frames = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 0.5
     points = torch.stack(torch.meshgrid(*[torch.arange(4, 32, 8.0)] * 2, indexing="xy"), -1)
     traces = engine(*frames, points.view(1, 16, 2))
-    assert (traces.flipped_codes > 0).sum() >= 15
+    assert (traces.flipped_codes > 0).all()
     assert watched.peak_tokens <= estimate(engine, (32, 32), 16, "cpu").tokens_in_flight
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -40,7 +41,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How much is done at a time; changes no answer, but ``max_group`` says who shares a prefix."""
+    """How tracing is cut into pieces. ``max_tokens`` changes no answer; ``max_group`` says who
+    shares a prefix, hence how frame 0 is laid out.
+    """
 
     max_tokens: int | None = None  # tokens in flight: held, or being read; None: see max_tokens_on
     max_group: int = 64  # queries that share a prefix, at most; fewer where that is cheaper
@@ -52,9 +55,15 @@ class EngineConfig:
                 "least 1 (try null and 64)."
             )
 
-    def max_tokens_on(self, device: torch.device) -> int:
-        """The bound there: unless given, few on a CPU, where what is small stays in its cache."""
-        return self.max_tokens or (2**14 if device.type == "cpu" else 2**17)
+    def max_tokens_on(self, device: torch.device, token_bytes: int) -> int:
+        """The bound there, unless given: few on a CPU, where what is small stays in its cache; on
+        CUDA what half of the free memory holds, ``token_bytes`` each.
+        """
+        if self.max_tokens is not None or device.type != "cuda":
+            return self.max_tokens or 2**14
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + unused
+        return min(2**17, free // 2 // token_bytes)
 
 
 class KLEngine:
@@ -110,7 +119,8 @@ class KLEngine:
         codes0, codes1 = self.model.encode(frame0), self.model.encode(frame1)
         planted = plant(self.model, frame0, codes0, where, cfg)
         may_win = within_window(points if near is None else near, grid, cfg.window_px)
-        asked = Question(codes0, codes1, planted.codes, may_win, masks, grid)
+        bound = self.engine.max_tokens_on(frame0.device, self.model.token_bytes)
+        asked = Question(codes0, codes1, planted.codes, may_win, masks, grid, bound)
         maps, looked = self._maps(asked)
         hidden = patches_to_map((~masks.reveal).any(1), grid, cfg)[:, None]
         xy, peak = answer(maps, looked & hidden, points, grid, cfg)
@@ -131,10 +141,7 @@ class KLEngine:
         grid = question.grid
         before = grid.to_patches(question.codes0)[:, None]
         changed = (grid.to_patches(question.planted) != before).any(-1)
-        bound = self.engine.max_tokens_on(question.codes0.device)
-        each = max(1, int(changed.sum(-1).max())) if changed.numel() else 1
-        most = self.most_that_fit(bound, grid, question.num_revealed, each)
-        groups = []
+        groups, most = [], self.engine.max_group
         for pair in range(len(changed)):
             order0 = question.masks.order0[pair, 0]
             own = make_groups(changed[pair], order0, grid, question.num_revealed, most)
@@ -142,15 +149,19 @@ class KLEngine:
         return groups
 
     def _blocks(self, question: Question) -> Iterator[Block]:
-        """Groups of one shape, as many as the bound on tokens lets stand side by side."""
-        bound = self.engine.max_tokens_on(question.codes0.device)
+        """Groups of one shape, as many as the bound on tokens lets stand side by side.
+
+        Raises:
+            ValueError: the bound is too small for one query of some group.
+        """
         shapes: dict[tuple[int, int], list[tuple[int, Group]]] = {}
         for pair, group in self.layout(question):
             shapes.setdefault((len(group.points), len(group.tail)), []).append((pair, group))
-        revealed = question.num_revealed
-        for (queries, changed), groups in shapes.items():
-            held, fork = self.tokens(question.grid, revealed, queries, changed)
-            together = max(1, bound // (held + queries * fork))
+        tokens = {shape: self._tokens(question, shape[1]) for shape in shapes}
+        check_bound(question.max_tokens, max(map(sum, tokens.values()), default=0), question.grid)
+        for shape, groups in shapes.items():
+            held, fork = tokens[shape]
+            together = max(1, question.max_tokens // (held + shape[0] * fork))
             while groups:  # less may fit by the time that the next block is asked for
                 together = min(together, self.max_groups or together)
                 part, groups = groups[:together], groups[together:]
@@ -158,36 +169,26 @@ class KLEngine:
                 fields = (torch.stack([group[i] for _, group in part]) for i in range(3))
                 yield Block(pairs, *fields)
 
-    def tokens(self, grid: PatchGrid, revealed: int, queries: int, changed: int) -> tuple[int, int]:
-        """Tokens that a group holds whatever is read, and those that one more fork takes."""
-        codes, asked = grid.codes_per_patch, grid.num_patches - revealed
-        slots = 1 + codes
-        shown = revealed * slots
-        held = grid.num_patches * slots + queries * changed * slots + self.cfg.num_masks * shown
-        own = shown if self.cfg.revealed == "after" else 0
-        if self.cfg.revealed == "before":
-            held += self.cfg.num_masks * changed * slots  # the clean tail under every mask
-        if self.cfg.search != "full":  # forks are kept from round to round, a fourth is asked
-            own, asked = own * self.cfg.num_masks, asked // 4 + AROUND
-            if self.cfg.revealed == "before":  # a tail under every mask, of which one is in held
-                own += (self.cfg.num_masks - 1) * changed * slots
-        return held, own + asked * (codes if self.cfg.read_out == "all" else 1)
+    def _tokens(self, question: Question, changed: int) -> tuple[int, int]:
+        return self.tokens(question.grid, question.num_revealed, changed)
 
-    def most_that_fit(self, bound: int, grid: PatchGrid, revealed: int, each: int = 1) -> int:
-        """Queries of a group within the bound; raises ValueError where not even one is."""
-        queries = 0
-        while queries < self.engine.max_group:
-            changed = min(grid.num_patches, each * (queries + 1))
-            held, fork = self.tokens(grid, revealed, queries + 1, changed)
-            if held + fork > bound:
-                break
-            queries += 1
-        if not queries:
-            raise ValueError(
-                f"max_tokens={bound} is too small for one query, which takes {held + fork} tokens "
-                f"of {grid.height}x{grid.width} px frames; pass at least that many."
-            )
-        return queries
+    def tokens(self, grid: PatchGrid, revealed: int, changed: int) -> tuple[int, int]:
+        """Tokens that a group holds whatever is read, and those of a fork that is being read.
+
+        ``changed`` is the length of its tail in patches.
+        """
+        codes, asked = grid.codes_per_patch, grid.num_patches - revealed
+        tail, shown = changed * (1 + codes), revealed * (1 + codes)
+        masks, kind = self.cfg.num_masks, self.cfg.revealed
+        held = grid.num_patches * (1 + codes) + masks * shown
+        if kind == "before":
+            held += masks * tail  # the clean tail under every mask
+        in_rounds = self.cfg.search != "full"
+        every = masks if in_rounds else 1  # masks whose forks are held at a time
+        own = {"after": tail + every * shown, "before": every * tail, "clean": tail}[kind]
+        if in_rounds:  # about a fourth is asked
+            asked = asked // 4 + AROUND
+        return held, own + asked * (codes if self.cfg.read_out == "all" else 1)
 
     # --- tracing a block ------------------------------------------------------------------------
 
@@ -212,10 +213,9 @@ class KLEngine:
     def _on_map(
         self, maps: Float[Tensor, "batch points patches codes"], grid: PatchGrid
     ) -> Float[Tensor, "batch points rows cols"]:
-        side = PatchGrid(grid.rows * grid.side, grid.cols * grid.side, grid.side, 1)
-        if maps.shape[-1] == 1:
-            side = PatchGrid(grid.rows, grid.cols, 1, 1)
-        return to_map(side.to_cells(maps), grid, self.cfg)
+        if self.cfg.read_out == "all":
+            return to_map(grid.to_cells(maps), grid, self.cfg)
+        return to_map(rearrange(maps, "b n (r c) 1 -> b n r c", r=grid.rows), grid, self.cfg)
 
     def _patiently(self, question: Question, block: Block) -> tuple[Tensor, Tensor]:
         """``_trace``, again with half the batch whenever memory has run out."""
@@ -245,22 +245,21 @@ class KLEngine:
 
     def _rows_at_a_time(self, question: Question, block: Block) -> int:
         """Forks of each group that are read side by side."""
-        (groups, queries), changed = block.points.shape, block.tail.shape[1]
-        revealed = question.num_revealed
-        held, fork = self.tokens(question.grid, revealed, queries, changed)
-        bound = self.engine.max_tokens_on(question.codes0.device)
-        fits = (bound // groups - held) // fork
+        groups, queries = block.points.shape
+        held, fork = self._tokens(question, block.tail.shape[1])
+        fits = (question.max_tokens // groups - held) // fork
         return max(1, min(queries, fits, self.max_rows or queries))
 
     def _trace(self, question: Question, block: Block, rows: int) -> tuple[Tensor, Tensor]:
         """A block's maps (groups, queries, patches, codes) and where it looked (... patches).
 
         Forks are read ``rows`` of each group at a time. Where all is asked at once, the clean
-        prediction serves all of them; a search in rounds goes through few to its end, so that what
-        their forks read can be kept.
+        prediction serves all of them, and their tails are kept for the next mask if they fit; a
+        search in rounds goes through few to its end, so that what their forks read can be kept.
         """
         in_rounds = self.cfg.search != "full"
-        reading = Reading(self.model, self.cfg, question, block, keep_forks=in_rounds)
+        keep = "forks" if in_rounds else "tails" if self._tails_fit(question, block, rows) else "no"
+        reading = Reading(self.model, self.cfg, question, block, keep)
         chunks = torch.arange(block.points.shape[1], device=block.points.device).split(rows)
         parts = []
         for span in [[chunk] for chunk in chunks] if in_rounds else [chunks]:
@@ -268,6 +267,13 @@ class KLEngine:
             reading.forget_forks()
         maps, looked = zip(*parts, strict=True)
         return torch.cat(maps, 1), torch.cat(looked, 1)
+
+    def _tails_fit(self, question: Question, block: Block, rows: int) -> bool:
+        """Whether the tails of all queries can be held besides what ``rows`` forks take."""
+        (groups, queries), changed = block.points.shape, block.tail.shape[1]
+        held, fork = self._tokens(question, changed)
+        spare = question.max_tokens // groups - held - rows * fork
+        return spare >= (queries - rows) * changed * (1 + question.grid.codes_per_patch)
 
     def _search(
         self, reading: Reading, chunks: Sequence[Int[Tensor, " _"]]
@@ -320,6 +326,15 @@ class KLEngine:
 
     def _grid(self, frames: Tensor) -> PatchGrid:
         return PatchGrid(*frames.shape[-2:], self.model.patch_px, self.model.code_px)
+
+
+def check_bound(max_tokens: int, needed: int, grid: PatchGrid) -> None:
+    """Raise ValueError if a query needs more tokens than may be in flight."""
+    if needed > max_tokens:
+        raise ValueError(
+            f"max_tokens={max_tokens} is too small for one query, which takes {needed} tokens of "
+            f"{grid.height}x{grid.width} px frames; pass at least that many, or less for max_group."
+        )
 
 
 def out_of_memory(error: Exception) -> bool:

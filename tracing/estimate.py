@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lras.grid import PatchGrid
-from tracing.engine import LOGITS, KLEngine
+from tracing.engine import LOGITS, KLEngine, check_bound
 from tracing.layout import group_size
 
 LOGIT_BYTES = 24  # in float32, in float64 on a CPU, and as the terms of the divergence
@@ -46,15 +46,16 @@ def estimate(
     grid = PatchGrid(*frame_hw, model.patch_px, model.code_px)
     revealed = round(cfg.reveal_ratio * grid.num_patches)
     changed = 1 if cfg.isolated else 6
-    bound = engine.engine.max_tokens_on(torch.device(device))
-    most = engine.most_that_fit(bound, grid, revealed, changed)
-    group = min(most, group_size(float(changed), grid, revealed), max(1, queries))
-    held, fork = engine.tokens(grid, revealed, group, group * changed)
-    own_tail = group * changed * grid.codes_per_patch
-    per_query = own_tail + cfg.num_masks * fork
-    per_query += (held + cfg.num_masks * fork) / group
+    bound = engine.engine.max_tokens_on(torch.device(device), model.token_bytes)
+    size = group_size(float(changed), grid, revealed)
+    group = min(engine.engine.max_group, size, max(1, queries))
+    tail = min(grid.num_patches, group * changed)
+    held, fork = engine.tokens(grid, revealed, tail)
+    check_bound(bound, held + fork, grid)
     hidden = grid.num_patches - revealed
     read = grid.codes_per_patch if cfg.read_out == "all" else 1
+    per_query = fork * (1 if cfg.search != "full" else cfg.num_masks)
+    per_query += (held + cfg.num_masks * hidden * read) / group
     groups = pairs * -(-max(1, queries) // group)
     together = min(groups, max(1, bound // (held + group * fork)))  # side by side
     logits = 2 * together * hidden * read * model.num_columns + 2 * LOGITS

@@ -9,7 +9,7 @@ patches (the tail), the revealed patches of frame 1. The prefix is one for all; 
     clean   prefix | tail | (revealed)       both branches use the clean branch's revealed patches
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import repeat
@@ -20,6 +20,8 @@ from lras.grid import PatchGrid
 from tracing.config import TracerConfig
 from tracing.protocol import ForkingModel
 from tracing.reveal import Masks
+
+Keep = Literal["no", "tails", "forks"]
 
 
 class Block(NamedTuple):
@@ -40,6 +42,7 @@ class Question(NamedTuple):
     may_win: Bool[Tensor, "batch points patches"]  # before any reveal mask
     masks: Masks  # of every pair
     grid: PatchGrid
+    max_tokens: int  # that may be in flight
 
     @property
     def num_revealed(self) -> int:
@@ -48,7 +51,11 @@ class Question(NamedTuple):
 
 
 class Reading:
-    """The branches of one block. Rows of forks: group by group, a group's queries in a row."""
+    """The branches of one block. Rows of forks: group by group, a group's queries in a row.
+
+    ``keep`` says what of the forks is read once: their tails, all of them until ``forget_forks``,
+    or nothing. The prefix and the clean branch are always kept.
+    """
 
     def __init__(
         self,
@@ -56,12 +63,12 @@ class Reading:
         cfg: TracerConfig,
         question: Question,
         block: Block,
-        keep_forks: bool,
+        keep: Keep,
     ) -> None:
         self.model, self.cfg, self.question, self.block = model, cfg, question, block
         self.codes0, self.codes1 = question.codes0[block.pair], question.codes1[block.pair]
         self.prefix = model.extend(None, self.codes0, block.rest, 0)
-        self.keep_forks = keep_forks  # until forget_forks; else each is read whenever asked for
+        self.keep = keep
         self._kept: dict[tuple, Any] = {}
 
     def clean(self, mask: int) -> Any:
@@ -70,18 +77,22 @@ class Reading:
 
     def fork(self, mask: int, chunk: Int[Tensor, " chunk"]) -> Any:
         """All that the perturbed branches of some queries of every group read under a mask."""
-        if self.keep_forks:
+        if self.keep == "forks":
             return self._once(("fork", mask, int(chunk[0])), self._fork, mask, chunk)
         return self._fork(mask, chunk)
 
     def forget_forks(self) -> None:
-        """Let go of what ``fork`` has kept."""
-        self._kept = {key: kept for key, kept in self._kept.items() if key[0] != "fork"}
+        """Let go of the forks that are kept."""
+        gone = ("fork", "tails") if self.keep == "forks" else ()
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] not in gone}
 
     def _fork(self, mask: int, chunk: Int[Tensor, " chunk"]) -> Any:
         if self.cfg.revealed == "before":
             return self._tails(self._before_tail(mask), chunk)
-        tails = self._once(("tails", int(chunk[0])), self._tails, self.prefix, chunk)
+        if self.keep == "no":
+            tails = self._tails(self.prefix, chunk)
+        else:
+            tails = self._once(("tails", int(chunk[0])), self._tails, self.prefix, chunk)
         if self.cfg.revealed == "clean":
             return tails + self.clean(mask).since(self._once(("tail",), self._clean_tail))
         return self._reveal(tails, mask, len(chunk))

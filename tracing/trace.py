@@ -5,8 +5,8 @@ frame 1 twice, from the clean and from the perturbed frame 0, with the same few 
 revealed. Where the two predicted distributions differ most, there the point went.
 
 ``trace_point`` is the algorithm, one query and one reveal mask at a time, and ``trace_points`` its
-mean over masks: slow and obvious. ``trace`` gives the same answers, by the fast KLEngine where the
-model can be forked, else by the batched KLTracer.
+mean over masks: slow and obvious. ``trace`` is the fast way: KLEngine where a model can be forked,
+with the same answers, else KLTracer, with every mask's own order of frame 0.
 """
 
 import torch
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from lras.grid import PatchGrid
 from tracing.config import TracerConfig, Traces
-from tracing.engine import EngineConfig, KLEngine
+from tracing.engine import EngineConfig
 from tracing.kl import kl_map
-from tracing.kl_tracer import KLTracer
 from tracing.layout import make_groups
 from tracing.occlusion import is_visible
 from tracing.planting import plant
-from tracing.protocol import ForkingModel, NextFrameModel
+from tracing.protocol import NextFrameModel
 from tracing.readout import answer, hidden_map, patches_to_map, to_map
 from tracing.reveal import Masks, draw_masks
 from tracing.search import within_window
+from tracing.tracers import kl_tracer
 
 __all__ = ["TracerConfig", "Traces", "trace", "trace_point", "trace_points"]
 
@@ -154,7 +154,4 @@ def trace(
     tensor([[[36.0000, 36.0000],
              [25.5000, 41.0000]]])
     """
-    fast = isinstance(model, ForkingModel) and model.forks
-    fast = fast and (cfg is None or cfg.order0 == "changed_last")
-    tracer = KLEngine(model, cfg) if fast else KLTracer(model, cfg)
-    return tracer(frame0[None], frame1[None], points[None], seed)
+    return kl_tracer(model, cfg)(frame0[None], frame1[None], points[None], seed)
