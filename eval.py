@@ -5,6 +5,7 @@ writes results.json, a table, the points, pictures and (``report=true``) one pag
 """
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +13,25 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import track
 
 from doors import asking, one_sentence
+from doors.grading import Graded, Grader
 from doors.loading import load_model, untrained_like
+from doors.loggers.evaluation_run import log_evaluation
+from doors.shards import own_device, shard_by_launcher
 from lras.next_frame import NextFrame
-from tracing.benchmarks import evaluation
+from tracing.benchmarks import evaluation, line_up
+from tracing.benchmarks.base import Tracer
+from tracing.benchmarks.pictures import Pictures, arrow_pictures, case_pictures, kl_pictures
 from tracing.benchmarks.provenance import provenance
+from tracing.benchmarks.stamp import data_files, stamp_of
 from tracing.ensemble import ZoomConfig
 from tracing.estimate import engine_within, estimate
 from tracing.tracers import TracerSetup
+
+HOW_ONLY = ("device",)  # of the task: where, not what
 
 
 def setup_of(cfg: DictConfig) -> TracerSetup:
@@ -36,6 +44,8 @@ def setup_of(cfg: DictConfig) -> TracerSetup:
 def protocol(cfg: DictConfig, setup: TracerSetup, model: NextFrame | None, about: dict) -> dict:
     """How the scores came about, JSON-ready."""
     how = {"tracer": cfg.tracer.name, "seed": cfg.seed, "ckpt": cfg.ckpt}
+    if options := line_up.options_of(cfg.tracer):
+        how["options"] = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
     if model is not None:
         how["fingerprint"] = evaluation.fingerprint(model.state_dict())
         how["quantizer_fingerprint"] = model.quantizer.fingerprint()
@@ -53,9 +63,44 @@ def protocol(cfg: DictConfig, setup: TracerSetup, model: NextFrame | None, about
     return how | said | about
 
 
+def asked_of(cfg: DictConfig, said: dict, patch_px: int) -> dict:
+    """All that the answers of all tracers depend on, JSON-ready."""
+    task = OmegaConf.to_container(cfg.task, resolve=True)
+    task = {key: value for key, value in task.items() if key not in HOW_ONLY}
+    return said | {"task": task, "patch_px": patch_px}
+
+
+def say_estimate(
+    cfg: DictConfig, tracer: Tracer, task: evaluation.Task, model: NextFrame, console: Console
+) -> None:
+    """Print what a forward of the engine will hold, where there is an engine."""
+    if not (engine := engine_within(tracer)):
+        return
+    side, first = cfg.task.get("input_px") or model.image_size, task.parts[0]
+    pairs = len(first.points)
+    if cfg.tracer.zoom.scales > 1:  # crops ask one query each
+        pairs = max(pairs, cfg.tracer.zoom.max_crops)
+    said = estimate(engine, (side, side), first.points.shape[1], cfg.device, pairs)
+    console.print(f"tracing: {said}", soft_wrap=True, highlight=False, markup=False)
+
+
+def pictures_of(
+    cfg: DictConfig, graded: Graded, rows: list, setup: TracerSetup, model: NextFrame | None
+) -> Pictures:
+    """What there is to look at: KL maps, motion, the best and worst cases."""
+    pictures = arrow_pictures(rows[0], graded.task.parts, 2)
+    pictures |= case_pictures(rows[0], graded.task.parts, graded.course.places)
+    pictures |= graded.task.pictures(rows)
+    if model is None:
+        return pictures
+    tracer = replace(setup, zoom=ZoomConfig()).kl(model)
+    return kl_pictures(tracer, graded.task.for_model(), cfg.seed, 4) | pictures
+
+
 def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
     """Evaluate what the config names; returns what was written."""
-    origin = provenance(cfg.seed)
+    started, origin = time.perf_counter(), provenance(cfg.seed)
+    cfg.device = own_device(cfg.device)
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
     setup = setup_of(cfg)
     if asking.is_question(cfg.task):
@@ -64,46 +109,59 @@ def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
     if model is not None and cfg.task.get("input_px", 0) is None:
         cfg.task.input_px = model.image_size
     patch_px = cfg.patch_px if model is None else model.patch_px
-    evaluation.check_tracer(cfg.tracer.name, model)
+    line_up.check_tracer(cfg.tracer.name, model)
     task = instantiate(cfg.task, _convert_="object")
-    line_up, kl = evaluation.line_up(cfg.tracer.name, model, setup, patch_px, task, cfg.compare)
-    if engine := engine_within(line_up[0]):
-        side, queries = cfg.task.get("input_px") or model.image_size, task.parts[0].points.shape[1]
-        pairs = len(task.parts[0].points)
-        if setup.zoom.scales > 1:  # crops ask one query each
-            pairs = max(pairs, setup.zoom.max_crops)
-        said = estimate(engine, (side, side), queries, cfg.device, pairs)
-        console.print(f"tracing: {said}", soft_wrap=True, highlight=False, markup=False)
+    options = line_up.options_of(cfg.tracer)
+    tracers, kl = line_up.line_up(
+        cfg.tracer.name, model, setup, patch_px, task, cfg.compare, options
+    )
+    if model is not None:
+        say_estimate(cfg, tracers[0], task, model, console)
     controls = []
     if model is not None and cfg.controls:
         untrained = untrained_like(model, cfg.seed, cfg.offload)
-        controls = evaluation.control_tracers(model, untrained, setup, task)
+        controls = line_up.control_tracers(model, untrained, setup, task)
+
+    about = task.about()
+    said = protocol(cfg, setup, model, about)
+    asked = asked_of(cfg, said, patch_px)
+    grader = Grader(cfg, task, [*tracers, *controls], asked, out, console)
+    if (graded := grader.grade(patch_px, kl)) is None:
+        return []
+    rows, failing = graded.rows[: len(tracers)], graded.rows[len(tracers) :]
+
     on_cells = setup.cfg.placement == "query" and setup.cfg.read_out == "all"
-    floor = task.floor(patch_px, setup.cfg, model.code_px if model and on_cells else patch_px)
-
-    parts = track(task.parts, "tracing", console=console, transient=True)
-    score = evaluation.scores_of(task)
-    every = score([*line_up, *controls], parts, cfg.seed, patch_px=patch_px, paired_with=kl)
-    rows, failing = every[: len(line_up)], every[len(line_up) :]
-
-    pictures = evaluation.arrow_pictures(rows[0], task.parts, 2) | task.pictures(rows)
-    if model is not None:
-        tracer = replace(setup, zoom=ZoomConfig()).kl(model)
-        pictures = evaluation.kl_pictures(tracer, task.for_model(), cfg.seed, 4) | pictures
-    results = evaluation.results_of(task, rows, failing, floor)
-    results["protocol"] = protocol(cfg, setup, model, task.about())
-    results |= evaluation.read_curve(cfg.ckpt) | {"provenance": origin}
+    map_px = model.code_px if model and on_cells else patch_px
+    floor = graded.task.floor(patch_px, setup.cfg, map_px)
+    own = about if graded.task is task else None
+    results = evaluation.results_of(graded.task, rows, failing, floor, own)
+    results |= {"protocol": said, "provenance": origin, "coverage": graded.coverage}
+    results |= evaluation.read_curve(cfg.ckpt)
+    results["stamp"] = stamp_of(
+        results,
+        tracer=rows[0].name,
+        data=data_files(about),
+        wall_seconds=time.perf_counter() - started,
+        points_per_second=graded.points_per_second,
+        per_point={},
+    )
+    pictures = pictures_of(cfg, graded, rows, setup, model)
     evaluation.show(results, rows, failing, console)
-    return evaluation.write_evaluation(out, results, rows, failing, pictures, cfg.report)
+    written = evaluation.write_evaluation(out, results, rows, failing, pictures, cfg.report)
+    if cfg.wandb_project:
+        log_evaluation(out, cfg.wandb_project, cfg.wandb_offline)
+    return written
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
 def main(cfg: DictConfig) -> None:
     out = Path(HydraConfig.get().runtime.output_dir)
     console = Console(width=None if sys.stdout.isatty() else evaluation.TABLE_WIDTH)
+    if (shard := shard_by_launcher()) and shard.index:
+        console.quiet = True  # one of the processes speaks
 
     def tidy() -> None:
-        if not any(out.iterdir()):
+        if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
 
     with one_sentence(tidy):

@@ -80,7 +80,7 @@ def write_result(
 
 
 def figures_of(evaluation: dict) -> dict:
-    """Figures of scenes from an evaluation's ``results.json`` (schema: tracing/report.py).
+    """Figures of scenes from an evaluation's ``results.json`` (schema: tracing/results_schema.py).
 
     Controls lose the ``kl_`` in front of their names. Minutes and what else a promise asks for
     are the caller's to add.

@@ -16,6 +16,9 @@ class FlowPair:
 
     ``flow`` sits at the pixel centers of frame 0 and is 0 where ``valid`` is False. ``visible`` is
     False where a pixel of frame 0 is hidden in frame 1; None where nobody annotated it.
+
+    Where ground truth is finer than the frames, ``finer`` holds every true vector of a pixel and
+    ``finer_known`` which of them are known; the nearest one counts. ``flow`` is the first known.
     """
 
     frame0: Float[Tensor, "3 height width"]
@@ -24,6 +27,8 @@ class FlowPair:
     valid: Bool[Tensor, "height width"]
     visible: Bool[Tensor, "height width"] | None
     name: str
+    finer: Float[Tensor, "vectors 2 height width"] | None = None
+    finer_known: Bool[Tensor, "vectors height width"] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,32 +6,23 @@ writes what was answered.
 
 import hashlib
 import json
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from data.index import write_whole
 from doors.kept import Kept
 from doors.loading import load_model
+from doors.progress import progress
 from lras.next_frame import NextFrame
-from tracing.asking import Asking, Tell
-from tracing.baselines import DIS, ZeroMotion
-from tracing.benchmarks import evaluation
+from tracing.asking import Asking
+from tracing.benchmarks import line_up
 from tracing.benchmarks.base import Tracer
 from tracing.benchmarks.flow import at_sizes
 from tracing.benchmarks.provenance import provenance
@@ -39,11 +30,11 @@ from tracing.estimate import engine_within, estimate
 from tracing.tracers import TracerSetup
 
 ANSWERS = "answers"  # folder, in the run's
-FREE = ("ckpt", "engine.max_tokens", "zoom.max_crops")  # of the protocol: change no answer
+# Of the protocol: what changes no answer.
+FREE = ("ckpt", "engine.max_tokens", "zoom.max_crops", "options.hub_dir")
 PLAIN = {"soft_wrap": True, "highlight": False, "markup": False}
 ALL_AT_ONCE = 2**20  # queries of a block, for baselines: they find all in one go
 INTERRUPTED = 130  # exit status, as shells give it to what was stopped by Ctrl-C
-LINE_S = 30.0  # between two lines of progress where there is no terminal
 Protocol = Callable[[DictConfig, TracerSetup, NextFrame | None, dict], dict]
 
 
@@ -92,10 +83,10 @@ def answer(
     origin = provenance(cfg.seed)
     question: Question = instantiate(cfg.task, _convert_="object")  # before weights are loaded
     chosen, model = cfg.tracer.name, None
-    if chosen in evaluation.MODEL_TRACERS and cfg.ckpt is not None:
+    if chosen in line_up.MODEL_TRACERS and cfg.ckpt is not None:
         cfg.controls = False  # nothing stands beside the tracer
         model = load_model(cfg, console)
-    evaluation.check_tracer(chosen, model)
+    line_up.check_tracer(chosen, model)
     tracer, grid_hw = _tracer(cfg, setup, model, question)
     said = protocol(cfg, setup, model, question.inputs() | {"grid_hw": list(grid_hw)})
     block = ALL_AT_ONCE if model is None else question.block
@@ -109,7 +100,7 @@ def answer(
     again = f"the same command with hydra.run.dir={out} goes on"
     console.print(f"answers are kept in {out / ANSWERS}; should this stop, {again}", **PLAIN)
     try:
-        with _progress(question.count(grid_hw), console) as tell:
+        with progress(question.count(grid_hw), console) as tell:
             how = Asking(seed=cfg.seed, back=question.back, block=block, memory=memory, tell=tell)
             result = question.answer(tracer, grid_hw, how)
     except KeyboardInterrupt:
@@ -135,7 +126,8 @@ def _tracer(
     """The chosen tracer for frames as stored, and the rows and columns of its patches."""
     if model is None:
         rows, cols = (max(1, round(side / cfg.patch_px)) for side in question.frame_hw)
-        return {"dis": DIS, "zero_motion": ZeroMotion}[cfg.tracer.name](), (rows, cols)
+        options = line_up.options_of(OmegaConf.to_container(cfg.tracer, resolve=True))
+        return line_up.chosen_baseline(cfg.tracer.name, cfg.patch_px, options), (rows, cols)
     side = question.input_px or model.image_size
     if side % model.patch_px:
         raise ValueError(
@@ -168,50 +160,6 @@ def _floor(
         "mean_px": away.mean().item(),
         "largest_px": away.max().item(),
     }
-
-
-@contextmanager
-def _progress(total: int, console: Console) -> Iterator[Tell]:
-    """What is to be told of answers as they come, to show how many are left and for how long.
-
-    A bar on a terminal; elsewhere, in a log say, a line every ``LINE_S`` seconds.
-    """
-    columns = (
-        TextColumn("tracing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(
-        *columns,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        speed_estimate_period=600,  # s; one block may take minutes
-    )
-    started = last_line = time.monotonic()
-    recalled = new = 0
-    with bar:
-        task = bar.add_task("", total=total)
-
-        def tell(count: int, known: bool) -> None:
-            nonlocal last_line, recalled, new
-            if known:  # what was there already says nothing of the speed
-                recalled += count
-                bar.reset(task, total=total, completed=recalled + new)
-                return
-            new += count
-            bar.advance(task, count)
-            now = time.monotonic()
-            if not console.is_terminal and now - last_line > LINE_S:
-                last_line, done = now, recalled + new
-                left_s = (now - started) / new * (total - done)
-                console.print(f"{done} of {total} answers, {left_s:.0f} s left", highlight=False)
-
-        yield tell
-    if recalled:
-        console.print(f"{recalled} of {total} answers were there already", highlight=False)
 
 
 def digest(path: Path) -> str:

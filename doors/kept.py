@@ -1,7 +1,6 @@
 """Answers on disk, a file a block: an interrupted run of ``doors.asking`` goes on from them."""
 
 import io
-import json
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 
 from data.index import write_whole
 from tracing.asking import Answers
-
-ASKED = "asked.json"
+from tracing.benchmarks.asked import check_asked, note_asked
 
 
 class Kept:
@@ -29,13 +27,8 @@ class Kept:
 
     def __init__(self, folder: Path, asked: dict[str, Any], free: tuple[str, ...] = ()) -> None:
         self.folder = folder
-        asked = json.loads(json.dumps(asked))
-        note = folder / ASKED
-        if note.is_file():
-            _check_same(json.loads(note.read_text(encoding="utf-8")), asked, free, folder)
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(note, json.dumps(asked, indent=1).encode())
+        if not check_asked(folder, asked, free):
+            note_asked(folder, asked)
 
     def recall(self, key: str) -> Answers | None:
         """The block of that name.
@@ -61,22 +54,3 @@ class Kept:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
-
-
-def _check_same(there: dict, here: dict, free: tuple[str, ...], folder: Path) -> None:
-    ours, theirs = _flat(here), _flat(there)
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key) and not key.startswith(free):
-            raise ValueError(
-                f"{folder} holds answers to another question: {key} was {theirs.get(key)} and is "
-                f"{ours.get(key)} now; ask as before, or in another folder: hydra.run.dir=DIR."
-            )
-
-
-def _flat(nested: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(nested, dict):
-        return {prefix: nested}
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat

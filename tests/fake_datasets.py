@@ -1,4 +1,8 @@
-"""Writers of tiny fake data sets in their true layouts, with contents that tests can predict."""
+"""Writers of tiny fake data sets in their true layouts, with contents that tests can predict.
+
+Here: videos, clips, folders of pairs, pickles of tracks. Every published set of flow is written by
+``tests/fake_flow.py``, every published set of tracks by ``tests/fake_tracks.py``.
+"""
 
 import json
 import pickle

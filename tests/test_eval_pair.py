@@ -16,9 +16,9 @@ from rich.console import Console
 
 import eval as door
 from data.readers.flow_files import read_flow, write_flow
-from doors.asking import _progress
 from doors.asking_pair import Pair, fits_kitti
 from doors.kept import Kept
+from doors.progress import progress
 from lras.checkpoint import save
 from tests.tiny_model import tiny_model
 from tracing.asking import Asking
@@ -172,9 +172,9 @@ def test_the_door_writes_goes_on_and_refuses_another_question(images, tmp_path):
 
 def test_a_log_gets_lines_with_the_time_left(monkeypatch):
     clock = iter([0.0, 20.0, 40.0, 60.0, 80.0])
-    monkeypatch.setattr("doors.asking.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("doors.progress.time.monotonic", lambda: next(clock))
     console = Console(width=200, record=True, file=io.StringIO())
-    with _progress(100, console) as tell:
+    with progress(100, console) as tell:
         for count, known in ((50, True), (10, False), (10, False), (10, False), (20, False)):
             tell(count, known)
     said = console.export_text().splitlines()

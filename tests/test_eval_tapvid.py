@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_datasets import as_jpegs, fake_track, write_tracks
+from fake_tracks import write_davis
 
 from lras.checkpoint import save
 from tests.tiny_model import tiny_model
@@ -34,16 +35,17 @@ def test_a_baseline_needs_no_checkpoint(tracks, tmp_path):
     done = evaluate(tmp_path / "out", f"task.path={tracks}", "tracer=dis", "report=true")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [row["name"] for row in results["tracers"]] == ["dis@native", "zero_motion"]
-    zero = results["tracers"][1]
+    rows = {row["name"]: row for row in results["tracers"]}
+    assert next(iter(rows)) == "dis@native"
+    zero = rows["zero_motion"]
     assert zero["epe"] > zero["ad"] > 0 and zero["epe_interval"] is None
     assert zero["occlusion"] == {"rule": "everything is called visible"}
     assert results["dataset"] == {
         "name": "tracks.pkl", "num_pairs": 13, "num_points": 14, "resolution_hw": [256, 256],
-        "num_videos": 3, "num_unscorable": 1,
+        "num_videos": 3, "num_unscorable": 1, "query_mode": "first",
     }  # fmt: skip
     protocol = results["protocol"]
-    assert protocol["query_mode"].startswith("first") and protocol["coverage"] == 1.0
+    assert protocol["query_mode"] == "first" and results["coverage"]["share"] == 1.0
     table = " ".join((tmp_path / "out" / "table.txt").read_text().split())
     assert "Means over videos: 2, without 1 that have nothing to score" in table
     assert "No intervals with so few videos." in table
@@ -77,6 +79,52 @@ def test_a_model_stands_beside_the_baselines_with_its_visibility_cross_fitted(tr
     assert sum("kl_map" in name for name in listed) >= 2
 
 
+def test_a_named_set_in_another_mode_says_both(tmp_path):
+    path = write_davis(tmp_path / "set", long=True)
+    words = ("tracer=zero_motion", "task.dataset=davis", f"task.path={path.parent}")
+    done = evaluate(tmp_path / "out", *words, "task.query_mode=strided", "task.share=0.5")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["dataset"]["name"] == "davis"
+    assert results["dataset"]["query_mode"] == "strided"
+    assert "subset of" in results["dataset"]["part"] and "published are 30" in str(results)
+    scores = results["videos"][0]["scores"]["zero_motion"]
+    assert {"epe", "ad_median", "of1", "jaccard_1", "delta_16"} <= set(scores)
+    table = " ".join((tmp_path / "out" / "table.txt").read_text().split())
+    assert "OF1" in table and "AD: over the drawn items alone" in table
+
+
+MISTAKES = {
+    "a set that is not there": (["task.dataset=davis"], "task.dataset=davis: no task.path"),
+    "a shard that is missing": (
+        ["task.dataset=robotap", "task.path={folder}"],
+        "robotap_split0.pkl",
+    ),
+    "a file that is cut off": (["task.path={cut}"], "is cut off or damaged"),
+    "a mode nobody knows": (["task.path={whole}", "task.query_mode=last"], "first, strided, cfg"),
+    "two ways to draw": (
+        ["task.path={whole}", "task.share=0.5", "task.num_queries=3"],
+        "pass one of the two",
+    ),
+    "a list that is not there": (["task.path={whole}", "task.pairs=gone.json"], "gone.json is not"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(case, tmp_path):
+    words, sentence = MISTAKES[case]
+    whole = write_tracks(tmp_path / "whole.pkl", [fake_track()])
+    cut = tmp_path / "cut.pkl"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    (tmp_path / "empty").mkdir()
+    named = {"whole": whole, "cut": cut, "folder": tmp_path / "empty"}
+    words = [word.format(**named) for word in words]
+    done = evaluate(tmp_path / "out", "tracer=zero_motion", *words)
+    assert done.returncode == 1 and sentence in done.stderr
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 class Runs:
     """Pickled, it would have the reader make a folder."""
 
@@ -103,7 +151,8 @@ def test_the_shared_files_are_scored_by_baselines(name, zero_px, videos, shared_
     done = evaluate(tmp_path / "out", f"task.path={path}", "tracer=zero_motion")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    zero, dis = results["tracers"]
+    rows = {row["name"]: row for row in results["tracers"]}
+    zero, dis = rows["zero_motion"], rows["dis@native"]
     assert zero["epe"] == pytest.approx(zero_px, abs=0.01)
     assert results["dataset"]["num_videos"] == videos
     if name == "short":  # a few frames apart a classical flow finds nearly everything

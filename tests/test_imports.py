@@ -12,6 +12,7 @@ FROM_TRACING = {
     "lras.grid",
     "data.types",
     "data.coords",
+    "data.index",
     "data.readers",
     "data.synthetic",
     "data.textures",

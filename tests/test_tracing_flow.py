@@ -5,7 +5,7 @@ import torch
 
 from data.types import FlowPair
 from tests.fake_datasets import write_flow_pair
-from tracing.baselines import DIS, BestTranslation, ZeroMotion
+from tracing.baselines import DIS, BestTranslation, Farneback, ZeroMotion
 from tracing.benchmarks.flow import FlowPairs, Resized, point_pairs_of
 from tracing.config import TracerConfig, Traces
 
@@ -72,12 +72,13 @@ def test_a_resized_tracer_sees_small_frames_and_answers_in_native_pixels():
 def test_everybody_has_a_size_and_a_name_of_their_own(tmp_path):
     write_flow_pair(tmp_path / "a")
     task = FlowPairs(tmp_path, points_per_pair=4, seed=0, input_px=16)
-    cast = [DIS(), DIS(enlarge=4), ZeroMotion(), BestTranslation()]
+    cast = [DIS(), DIS(enlarge=4), ZeroMotion(), BestTranslation(), Farneback()]
     names = [adapted.name for tracer in cast for adapted in task.adapt(tracer)]
-    assert names == ["dis@native", "dis@16x16", "zero_motion", "best_translation@16x16"]
+    assert names[:4] == ["dis@native", "dis@16x16", "zero_motion", "best_translation@16x16"]
+    assert names[4:] == ["farneback@native", "farneback@16x16"] and cast[-1].name == "farneback"
     no_model = FlowPairs(tmp_path, points_per_pair=4, seed=0)
     names = [adapted.name for tracer in cast for adapted in no_model.adapt(tracer)]
-    assert names == ["dis@native", "zero_motion"]
+    assert names == ["dis@native", "zero_motion", "farneback@native"]
 
 
 def test_the_floor_is_zero_for_motion_by_whole_patches_of_the_resized_frame(tmp_path):

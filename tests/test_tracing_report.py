@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tracing.report import write_report
+from tracing.report_markdown import write_markdown
+from tracing.report_page import write_report
+from tracing.results_schema import SCHEMA
 from tracing.visualize import (
     arrows_figure,
     epe_curve_figure,
@@ -36,7 +38,10 @@ def row(name, epe, **extra):
 def results(**extra):
     versus = {"name": "rgb", "difference": -1.0, "interval": [-1.5, -0.5], "excludes_zero": True}
     return {
+        "schema": SCHEMA,
         "task": "synthetic",
+        "stamp": {"protocol_id": "synthetic/64x48", "data": [], "seed": 0},
+        "coverage": {"units": 4, "of_units": 4, "share": 1.0},
         "protocol": {"placement": "patch", "masks": 8},
         "dataset": {"name": "easy", "num_pairs": 4, "num_points": 1234, "resolution_hw": [64, 48]},
         "tracers": [row("kl", 1.0, paired_vs=versus), row("zero_motion", 4.0), row("dis", 2.125)],
@@ -120,6 +125,91 @@ def test_a_missing_key_or_picture_is_named_and_nothing_is_left(tmp_path):
         pictures = [{"file": "gone.png", "caption": ""}]
         write_report(results(pictures=pictures), tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
+
+
+# --- incomplete, published and as Markdown -----------------------------------------------------
+
+
+def davis(**dataset):
+    said = tracks()
+    about = said["dataset"] | {"name": "davis", "query_mode": "first"} | dataset
+    return said | {"dataset": {key: value for key, value in about.items() if value is not None}}
+
+
+@pytest.mark.parametrize("write", [write_report, write_markdown])
+def test_an_incomplete_evaluation_is_marked(write, tmp_path):
+    write(results(), tmp_path / "page")
+    assert "NOT COMPLETE" not in (tmp_path / "page").read_text()
+    part = {"units": 3, "of_units": 4, "share": 0.75}
+    write(results(coverage=part), tmp_path / "page")
+    assert "NOT COMPLETE: graded on 3 of 4 units (75.0%)" in (tmp_path / "page").read_text()
+
+
+def test_published_figures_of_the_same_data_set_stand_beside_ours(tmp_path):
+    write_report(davis(part=None), tmp_path / "page")
+    text = (tmp_path / "page").read_text()
+    ours = "<td>kl</td><td>43.75</td><td>1.25</td><td>50.00</td><td>87.50</td><td>–</td><td>two"
+    assert ours in text
+    theirs = "<td>Opt-CWM</td><td>47.53</td><td>8.73</td><td>64.83</td><td>80.87</td><td>60.74</td>"
+    assert theirs + "<td>two</td><td>not stated</td><td>Opt-CWM paper, Table 1</td><td>yes" in text
+    assert "<td>no: sees the whole video, not two frames</td>" in text
+    assert "44.85" not in text and "69.53" not in text  # of other data sets and query modes
+
+
+def test_what_keeps_published_figures_from_being_compared_is_said(tmp_path):
+    write_report(davis(), tmp_path / "page")  # a part of the file
+    text = (tmp_path / "page").read_text()
+    assert "no: here only 3 of 30 videos" in text and "<td>yes</td>" not in text
+    write_report(
+        davis(part=None) | {"coverage": {"units": 1, "of_units": 2, "share": 0.5}},
+        tmp_path / "page",
+    )
+    assert "no: here only 50.0% are answered" in (tmp_path / "page").read_text()
+    write_report(davis(name="kubric", part=None), tmp_path / "page")
+    text = (tmp_path / "page").read_text()
+    assert "70.70" not in text and "67.61" in text and "<td>yes</td>" not in text
+
+
+@pytest.mark.parametrize("name", ["my_davis", "rgb", "goats.pkl"])
+def test_other_data_sets_have_no_published_figures(name, tmp_path):
+    write_report(davis(name=name), tmp_path / "page")
+    assert "Beside published" not in (tmp_path / "page").read_text()
+
+
+DENSE = {"pairs": 2, "pixels": 1000, "epe": 1.5, "px1": 0.5, "px3": 0.75, "px5": 0.875}
+DENSE |= {"fl_all": 12.5, "wauc": 66.5, "s0_10": 0.5, "s10_40": None, "s40": 9.25}
+DENSE |= {"epe_visible": 1.25, "epe_occluded": None}
+DENSE |= {f"{key}_pooled": value for key, value in DENSE.items() if key[0] in "epfs"}
+DENSE = {k: v for k, v in DENSE.items() if not k.startswith(("pairs_p", "pixels_p"))}
+
+
+def test_dense_flow_has_a_table_and_its_published_figures(tmp_path):
+    rows = [row("dis@native", 1.0, dense=DENSE), row("kl@16x16", 2.0, dense=None)]
+    pairs = [{"name": "alley", "resolution_hw": [4, 5], "scores": {"dis@native": {"epe": 1.75}}}]
+    about = {"name": "sintel_clean", "num_pairs": 2, "num_points": 9, "resolution_hw": None}
+    given = results(tracers=rows, dataset=about, dense_pairs=pairs)
+    write_report(given, tmp_path / "page")
+    text = (tmp_path / "page").read_text()
+    for said in ("<td>66.500</td>", "1,000 in 2 pairs", "<td>alley</td><td>4x5</td><td>1.75</td>"):
+        assert said in text
+    assert "s10-40" not in text.split("Beside published")[0].split("Dense flow")[1]  # nobody has it
+    assert "<td>RAFT (supervised, C+T)</td><td>1.49</td>" in text
+    assert "<td>kl@16x16</td><td>–</td><td>–</td>" in text
+
+
+def test_markdown_holds_the_same_tables_and_no_loose_markup(tmp_path):
+    write_markdown(davis(), tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "| kl | 2.500 |" in text and "## Beside published figures" in text
+    assert "| goat & co | 5 | 7.25 | 0.188 | – | – |" in text
+    assert "untrained \\<model\\>" not in text and "<b>" not in text
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4
+    for table in tables:
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+    named = results(tracers=[row("a|b_c", 1.0)])
+    write_markdown(named, tmp_path / "page.md")
+    assert "| a\\|b\\_c | 1.000 |" in (tmp_path / "page.md").read_text()
 
 
 def test_no_motion_is_white_and_opposite_motions_differ():

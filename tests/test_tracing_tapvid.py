@@ -14,8 +14,9 @@ from tests.reference import slow_tracks as slow
 from tests.tiny_model import tiny_model
 from tracing.baselines import DIS, BestTranslation, ZeroMotion
 from tracing.benchmarks import evaluation
-from tracing.benchmarks.tapvid import TapVid, first_pairs
+from tracing.benchmarks.tapvid import TapVid
 from tracing.benchmarks.track_occlusion import halved
+from tracing.benchmarks.track_queries import Queries
 from tracing.benchmarks.track_videos import VideoTracks
 from tracing.config import TracerConfig, Traces
 from tracing.kl_tracer import KLTracer
@@ -66,7 +67,7 @@ def score(task, *tracers, seed=0, **options):
 
 def test_a_point_is_asked_for_from_its_first_visible_frame_to_every_later_one(two_videos):
     track = next(read_tracks(two_videos))
-    pairs = list(first_pairs(track))
+    pairs = list(TapVid(two_videos, seed=0, num_videos=1).parts)
     names = ["000-001", "000-002", "000-003", "001-002", "001-003"]
     assert [pair.name for pair in pairs] == [f"fast/{name}" for name in names]
     assert [pair.points.shape[1] for pair in pairs] == [2, 2, 2, 1, 1]
@@ -80,22 +81,41 @@ def test_a_point_is_asked_for_from_its_first_visible_frame_to_every_later_one(tw
 def test_points_that_are_never_visible_are_dropped(tmp_path):
     track = fake_track()
     track["occluded"][0] = True
-    (read,) = read_tracks(write_tracks(tmp_path / "a.pkl", [track]))
-    assert sum(pair.points.shape[1] for pair in first_pairs(read)) == 3 + 2
-    task = TapVid(tmp_path / "a.pkl", 0)
+    task = TapVid(write_tracks(tmp_path / "a.pkl", [track]), 0)
     assert task.about()["num_tracks"] == 2
     assert [part.points.shape[1] for part in task.parts] == [1, 1, 1, 1, 1]
 
 
-def test_the_parts_of_the_task_are_the_pairs_of_its_videos(two_videos):
+def test_parts_are_read_in_any_order_though_one_video_is_open_at_a_time(two_videos):
     task = TapVid(two_videos, seed=0)
-    direct = [pair for track in read_tracks(two_videos) for pair in first_pairs(track)]
-    assert len(task.parts) == len(direct) == task.about()["num_pairs"] == 10
-    for index in (9, *range(10)):  # in any order, though one video is open at a time
-        part, pair = task.parts[index], direct[index]
-        assert part.name == pair.name and torch.equal(part.frame1, pair.frame1)
-        assert torch.equal(part.points, pair.points) and torch.equal(part.target, pair.target)
+    tracks = {track.name: track for track in read_tracks(two_videos)}
+    assert len(task.parts) == task.about()["num_pairs"] == 10
+    assert task.parts.names_of_parts == [part.name for part in task.parts]
+    for index in (9, *range(10)):
+        part, name = task.parts[index], task.parts.names_of_parts[index]
+        video, frames = name.split("/")
+        q, t = map(int, frames.split("-"))
+        assert part.name == name
+        assert torch.equal(part.frame1[0], tracks[video].frames[t].float() / 255)
+        own = [i for i in range(3) if tracks[video].visible[i].int().argmax() == q]
+        assert torch.equal(part.points[0], tracks[video].points[own, q])
+        assert torch.equal(part.target[0], tracks[video].points[own, t])
+    with pytest.raises(IndexError):
+        task.parts[10]
     assert "part" not in task.about()
+
+
+def test_some_videos_alone_are_asked_what_they_are_asked_among_all(two_videos):
+    task = TapVid(two_videos, seed=0)
+    few = task.only(["slow"])
+    assert few.parts.names_of_parts == task.parts.names_of_parts[5:]
+    for index, part in enumerate(few.parts):
+        same = task.parts[5 + index]
+        assert torch.equal(part.frame0, same.frame0) and torch.equal(part.target, same.target)
+    (all_of_it,), (alone,) = score(task, ZeroMotion()), score(few, ZeroMotion())
+    assert alone.videos == all_of_it.videos[1:] and alone.epe == alone.videos[0]["epe"]
+    assert few.about()["part"] == "1 of 2 videos" and "part" not in task.about()
+    assert len(task.parts) == 10
 
 
 def test_a_part_of_a_file_is_a_seeded_draw_and_says_so(two_videos):
@@ -153,6 +173,7 @@ def test_rows_are_compared_video_by_video_without_intervals_under_ten(two_videos
     assert far.paired_vs is None
     assert near.paired_vs["difference"] == pytest.approx(-3.0, abs=1e-4)
     assert near.paired_vs["interval"] is None and near.epe_interval is None
+    assert near.as_dict()["intervals"] is None
 
 
 def test_ten_videos_have_intervals_over_videos(tmp_path):
@@ -163,6 +184,10 @@ def test_ten_videos_have_intervals_over_videos(tmp_path):
     each = [video["epe"] for video in zero.videos]
     assert min(each) < low < zero.epe < high < max(each)
     assert off.epe_interval == pytest.approx((2.0, 2.0), abs=1e-4)
+    for key in ("epe", "ad", "delta_avg", "aj"):
+        each, (low, high) = [video[key] for video in zero.videos], zero.intervals[key]
+        assert min(each) <= low < zero.scores[key] < high <= max(each), key
+    assert zero.intervals["oa"] == pytest.approx((0.875, 0.875))  # the same in every video
     assert zero.paired_vs["excludes_zero"]
     assert zero.paired_vs["interval"] == pytest.approx([low - 2, high - 2], abs=1e-3)
 
@@ -183,11 +208,24 @@ def test_a_video_with_nothing_to_score_is_counted_and_left_out(tmp_path):
     json.dumps(results, allow_nan=False)
 
 
-def test_an_answer_that_is_no_number_becomes_null(two_videos):
-    (row,) = score(TapVid(two_videos, seed=0), Off(px=math.nan))
-    assert math.isnan(row.epe)
-    record = json.loads(json.dumps(row.as_dict(), allow_nan=False))
-    assert record["epe"] is None and record["oa"] == pytest.approx(7 / 8)
+def test_an_answer_that_is_no_number_ends_the_evaluation_in_one_sentence(two_videos):
+    with pytest.raises(ValueError, match="off answers 2 of 2 points of fast/000-001") as error:
+        score(TapVid(two_videos, seed=0), Off(px=math.nan))
+    assert len(str(error.value).splitlines()) == 1
+
+
+class Short(ZeroMotion):
+    """Loses the last point."""
+
+    name = "short"
+
+    def __call__(self, frame0, frame1, points, seed=0):
+        return super().__call__(frame0, frame1, points[:, :-1])
+
+
+def test_a_tracer_that_loses_a_point_is_refused_in_one_sentence(two_videos):
+    with pytest.raises(ValueError, match=r"short answers fast/000-001 .* every query once"):
+        score(TapVid(two_videos, seed=0), Short())
 
 
 # --- visibility --------------------------------------------------------------------------------
@@ -214,22 +252,35 @@ def test_a_tracer_without_peaks_calls_everything_visible(two_videos):
     assert row.occlusion == {"rule": "everything is called visible"}
 
 
-def video_of(num_points, query=0, frames=3):
-    visible = torch.ones(num_points, frames, dtype=torch.bool)
-    target = torch.zeros(num_points, frames, 2)
-    return VideoTracks(target, visible, torch.full((num_points,), query), "video")
+def video_of(num_points, frames=2):
+    """Points queried in frame 0 and asked for in so many later ones."""
+    numbers = torch.arange(num_points)
+    return VideoTracks(
+        name="video",
+        queries=Queries(point=numbers, frame=0 * numbers, xy=torch.zeros(num_points, 2)),
+        query=numbers.repeat(frames),
+        frame=1 + torch.arange(frames).repeat_interleave(num_points),
+        target=torch.zeros(num_points * frames, 2),
+        visible=torch.ones(num_points * frames, dtype=torch.bool),
+        ad_zeros=num_points,
+    )
 
 
 def test_halves_are_whole_videos_that_have_something_to_say():
-    silent = video_of(2, query=2)
+    silent = video_of(2, frames=0)
     halves, split = halved([video_of(3), silent, video_of(2), video_of(1)])
-    assert [half.tolist() for half in halves] == [[False] * 3, [False] * 2, [True] * 2, [False]]
+    assert [half.tolist() for half in halves] == [[False] * 6, [], [True] * 4, [False] * 2]
     assert split == "every second video"
     (half, quiet), split = halved([video_of(4), silent])
-    assert half.tolist() == [False, True, False, True] and split == "every second point"
-    assert not quiet.any()
+    assert half.tolist() == [False, True, False, True] * 2 and split == "every second point"
+    assert not len(quiet)
     with pytest.raises(ValueError, match=r"task\.occlusion=fixed"):
         halved([video_of(1)])
+
+
+def test_a_tracer_that_tells_by_itself_is_taken_at_its_word(two_videos):
+    (row,) = score(TapVid(two_videos, seed=0), Off(tells=True))
+    assert row.occlusion == {"rule": "as the tracer itself says"} and row.scores["oa"] == 1.0
 
 
 # --- who takes part, and what is refused -------------------------------------------------------

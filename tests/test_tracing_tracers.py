@@ -12,8 +12,8 @@ from data.synthetic import SceneConfig
 from tests.fake_datasets import write_flow_pair
 from tests.tiny_model import tiny_model
 from tracing.benchmarks.base import evaluate
-from tracing.benchmarks.evaluation import control_tracers, line_up
 from tracing.benchmarks.flow import FlowPairs, Resized
+from tracing.benchmarks.line_up import control_tracers, line_up
 from tracing.benchmarks.synthetic import SyntheticScenes
 from tracing.config import TracerConfig
 from tracing.consistency import ForwardBackward

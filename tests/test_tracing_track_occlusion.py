@@ -8,10 +8,9 @@ import torch
 from fake_datasets import fake_track, write_tracks
 from jaxtyping import TypeCheckError
 
-from data.readers.tapvid import read_tracks
 from tests.tiny_model import tiny_model
 from tracing.baselines import ZeroMotion
-from tracing.benchmarks.tapvid import TapVid, first_pairs
+from tracing.benchmarks.tapvid import TapVid
 from tracing.config import TracerConfig, Traces
 from tracing.consistency import ForwardBackward
 from tracing.kl_tracer import KLTracer
@@ -182,7 +181,7 @@ def test_a_query_annotated_outside_its_frame_is_asked_at_the_border(tmp_path):
     track = fake_track((2, 1))
     track["points"][0, 0] = [1.25, -0.5]
     path = write_tracks(tmp_path / "a.pkl", [track])
-    pair = next(first_pairs(next(read_tracks(path))))
+    pair = TapVid(path, seed=0).parts[0]
     width = pair.frame0.shape[-1]
     assert pair.points[0, 0].tolist() == [width, 0.0]
     assert pair.points[0, 1].tolist() == [10.5, 8.5]  # of the others nothing changes

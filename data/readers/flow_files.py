@@ -1,4 +1,4 @@
-"""Files of optical flow: Middlebury ``.flo``, KITTI 16-bit ``.png``, ``.npy`` and ``.npz``.
+"""Files of optical flow: ``.flo``, ``.pfm``, ``.flo5``, KITTI 16-bit ``.png``, ``.npy``, ``.npz``.
 
 In memory a field is (2, H, W): (u, v) in pixels, u to the right, v down. Where it is unknown (NaN
 or above 1e9, as Middlebury marks it) ``valid`` is False and the flow 0.
@@ -6,6 +6,7 @@ or above 1e9, as Middlebury marks it) ``valid`` is False and the flow 0.
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.index import write_whole
+from data.readers.flo5_files import decode_flo5, encode_flo5
+from data.readers.pfm_files import decode_pfm, encode_pfm
 
 FLO_MAGIC = 202021.25  # "PIEH" in little-endian float32
 FLO_HEADER_BYTES = 12
@@ -116,6 +119,33 @@ def _write_kitti(path: Path, flow: np.ndarray, valid: np.ndarray) -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
+def _read_pfm(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    return _decoded(path, decode_pfm)
+
+
+def _write_pfm(_: Path, flow: np.ndarray, valid: np.ndarray) -> bytes:
+    return encode_pfm(np.where(valid, flow, np.float32(UNKNOWN)))
+
+
+def _read_flo5(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    return _decoded(path, decode_flo5)
+
+
+def _write_flo5(path: Path, flow: np.ndarray, valid: np.ndarray) -> bytes:
+    try:
+        return encode_flo5(np.where(valid, flow, np.float32(np.nan)))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}.") from error
+
+
+def _decoded(path: Path, decode: Callable[[bytes], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        flow = decode(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} {error}.") from error
+    return flow, np.ones(flow.shape[1:], bool)
+
+
 def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return _load_numpy(path, lambda stored: (stored, None))
 
@@ -153,5 +183,19 @@ def _write_npz(_: Path, flow: np.ndarray, valid: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-_READERS = {".flo": _read_flo, ".png": _read_kitti, ".npy": _read_npy, ".npz": _read_npz}
-_WRITERS = {".flo": _write_flo, ".png": _write_kitti, ".npy": _write_npy, ".npz": _write_npz}
+_READERS = {
+    ".flo": _read_flo,
+    ".pfm": _read_pfm,
+    ".flo5": _read_flo5,
+    ".png": _read_kitti,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+}
+_WRITERS = {
+    ".flo": _write_flo,
+    ".pfm": _write_pfm,
+    ".flo5": _write_flo5,
+    ".png": _write_kitti,
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+}

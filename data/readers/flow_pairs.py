@@ -7,13 +7,7 @@ and occluded.png (above 127 = in view in frame 0, hidden in frame 1).
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import torch
-from einops import rearrange
-from jaxtyping import Bool, Float
-from torch import Tensor
-
-from data.readers.flow_files import read_flow
+from data.readers.pair_files import PairFiles, read_pair
 from data.types import FlowPair
 
 NEEDED = ("frame0.png", "frame1.png", "flow.flo")
@@ -49,50 +43,36 @@ def read_flow_pair(folder: str | Path) -> FlowPair:
     """One pair; its name is the folder's.
 
     Raises:
-        ValueError: a file is missing or unreadable, or frames, flow and masks differ in size.
+        ValueError: as ``read_pair``.
     """
+    return read_pair(pair_files(folder))
+
+
+def folder_pairs(root: str | Path | None) -> list[PairFiles]:
+    """The pairs right below ``root``, as a data set of flow.
+
+    Raises:
+        ValueError: no folder is named, or as ``find_flow_pairs``.
+    """
+    if root is None:
+        raise ValueError("task=flow_pairs needs a folder of pairs: pass task.root=DIR.")
+    return [pair_files(folder) for folder in find_flow_pairs(root)]
+
+
+def pair_files(folder: str | Path) -> PairFiles:
+    """The files of one folder."""
     folder = Path(folder)
-    frame0, frame1 = (_read_frame(folder / name) for name in NEEDED[:2])
-    size = frame0.shape[1:]
-    _check_size(folder / "frame1.png", frame1.shape[1:], size)
-    flow, valid = read_flow(folder / "flow.flo")
-    _check_size(folder / "flow.flo", valid.shape, size)
-    usable, occluded = (_read_mask(folder / name, size) for name in ("valid.png", "occluded.png"))
-    return FlowPair(
+    frame0, frame1, flow = (folder / name for name in NEEDED)
+    usable, occluded = (_if_there(folder / name) for name in ("valid.png", "occluded.png"))
+    return PairFiles(
+        name=folder.name,
         frame0=frame0,
         frame1=frame1,
         flow=flow,
-        valid=valid if usable is None else valid & usable,
-        visible=None if occluded is None else ~occluded,
-        name=folder.name,
+        usable=usable,
+        occluded=occluded,
     )
 
 
-def _read_frame(path: Path) -> Float[Tensor, "3 height width"]:
-    pixels = _read_image(path, cv2.IMREAD_COLOR_RGB)
-    return torch.from_numpy(rearrange(pixels, "h w c -> c h w").copy()).float() / 255
-
-
-def _read_mask(path: Path, size: torch.Size) -> Bool[Tensor, "height width"] | None:
-    if not path.is_file():
-        return None
-    mask = torch.from_numpy(_read_image(path, cv2.IMREAD_GRAYSCALE))
-    _check_size(path, mask.shape, size)
-    return mask > 127
-
-
-def _read_image(path: Path, mode: int):
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; a flow pair needs {', '.join(NEEDED)}.")
-    pixels = cv2.imread(str(path), mode)
-    if pixels is None:
-        raise ValueError(f"{path} is not a readable image.")
-    return pixels
-
-
-def _check_size(path: Path, size: torch.Size, expected: torch.Size) -> None:
-    if size != expected:
-        raise ValueError(
-            f"{path} is {size[0]}x{size[1]} px (height x width), but frame0.png beside it is "
-            f"{expected[0]}x{expected[1]}."
-        )
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None

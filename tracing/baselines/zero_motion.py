@@ -17,6 +17,15 @@ class ZeroMotion:
 
     name = "zero_motion"
     needs_model = False
+    any_size = True
+
+    def dense_flow(
+        self,
+        frame0: Float[Tensor, "batch 3 height width"],
+        frame1: Float[Tensor, "batch 3 height width"],
+    ) -> Float[Tensor, "batch 2 height width"]:
+        """Zero at every pixel."""
+        return torch.zeros_like(frame0[:, :2])
 
     def __call__(
         self,

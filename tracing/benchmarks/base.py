@@ -4,7 +4,7 @@ Errors are kept per point, so any two rows can be compared on the same points. A
 resample whole frame pairs: the points of one pair fail together.
 """
 
-import os
+import io
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from data.coords import rescale_points
+from data.index import write_whole
 from data.types import PointPairs
 from lras.grid import PatchGrid
 from tracing.benchmarks.flips import flip_shares, flips_line
@@ -71,7 +72,7 @@ class Row:
     frame_pair: Int[Tensor, " n"]
 
     def as_dict(self) -> dict:
-        """The row as ``tracing.report`` describes it: JSON-ready, without the points."""
+        """The row as ``tracing.results_schema`` has it: JSON-ready, without the points."""
         kept = ("name", "epe", "epe_interval", "median", "delta_avg", "hit", "ratio_to_zero")
         kept += ("target_revealed_share", "seconds", "flips", "kept_hidden_share", "paired_vs")
         return {key: getattr(self, key) for key in kept} | {"epe_interval": list(self.epe_interval)}
@@ -199,9 +200,9 @@ def save_points(rows: Sequence[Row], path: Path) -> None:
         raise ValueError(f"points are written as .npz, got {path.name!r}; end the name in .npz.")
     arrays = {key: getattr(rows[0], key).numpy() for key in ("points", "target", "frame_pair")}
     arrays |= {f"xy/{row.name}": row.xy.numpy() for row in rows}
-    unfinished = path.with_name(f".{path.name}")
-    np.savez_compressed(unfinished, **arrays)
-    os.replace(unfinished, path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_whole(path, buffer.getvalue())
 
 
 class _Answers:

@@ -1,4 +1,4 @@
-"""What an evaluation is made of: who is in the table, what is written, which pictures are drawn.
+"""What an evaluation is made of: how a task is asked, what is written, which pictures are drawn.
 
 ``eval.py`` puts the pieces together; the tasks say which points are asked for.
 """
@@ -6,34 +6,31 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from data.index import write_whole
 from data.types import PointPairs
-from tracing.baselines import DIS, BestTranslation, NearestPatchColor, ZeroMotion
 from tracing.benchmarks.base import Row, Tracer, evaluate, print_table, save_points
-from tracing.benchmarks.track_rows import TrackRow
+from tracing.benchmarks.flow_tables import PAIRS_SHOWN, print_dense
+from tracing.benchmarks.pictures import Pictures
+from tracing.benchmarks.track_rows import TrackRow, finite
 from tracing.benchmarks.track_tables import print_track_table, print_videos, videos_table
 from tracing.config import TracerConfig
-from tracing.protocol import NextFrameModel
-from tracing.report import write_report
-from tracing.tracers import TracerSetup
-from tracing.visualize import arrows_figure, epe_curve_figure, kl_map_figure, save_png
+from tracing.report_markdown import write_markdown
+from tracing.report_page import write_report
+from tracing.results_schema import SCHEMA, check_results
+from tracing.visualize import epe_curve_figure, save_png
 
-MODEL_TRACERS = ("kl", "rgb")
-TRACERS = (*MODEL_TRACERS, "dis", "zero_motion")
 TABLE_WIDTH = 110  # columns, where no terminal says
-Pictures = dict[str, tuple[str, Figure]]  # file stem -> caption, figure
 
 
 @runtime_checkable
@@ -60,7 +57,7 @@ class Task(Protocol):
         ...
 
     def pairs_table(self, rows: Sequence[Row]) -> list[dict]:
-        """Scores pair by pair, as ``tracing.report`` describes them; empty if that says little."""
+        """Scores pair by pair, as the results have them; empty if that says little."""
         ...
 
     def pictures(self, rows: Sequence[Row]) -> Pictures:
@@ -85,6 +82,24 @@ class OwnScores(Protocol):
         ...
 
 
+@runtime_checkable
+class DenseScores(Protocol):
+    """A task that also scores every pixel of some tracers."""
+
+    def dense_pairs(self, rows: Sequence[Row]) -> list[dict]:
+        """``dense_pairs`` of the results; empty where no tracer knows the flow of every pixel."""
+        ...
+
+
+@runtime_checkable
+class PartlyGraded(Protocol):
+    """A task that can be graded on some of its units only."""
+
+    def only(self, units: Sequence[str]) -> Task:
+        """The same task with these units (videos, frame pairs) only, their names as they were."""
+        ...
+
+
 def scores_of(task: Task) -> Callable[..., Sequence[Row]]:
     """What turns tracers and parts of this task into rows."""
     return task.score if isinstance(task, OwnScores) else evaluate
@@ -98,61 +113,6 @@ def on_device(pairs: PointPairs, device: str) -> PointPairs:
     return replace(pairs, **there)
 
 
-def check_tracer(chosen: str, model: NextFrameModel | None) -> None:
-    """Raise ValueError if there is no such tracer, or it needs a model and there is none."""
-    if chosen not in TRACERS:
-        raise ValueError(f"tracer {chosen!r} is not known; choose one of {', '.join(TRACERS)}.")
-    if chosen in MODEL_TRACERS and model is None:
-        raise ValueError(
-            f"tracer={chosen} needs a model: pass ckpt=RUN (a run folder, an export or a .ckpt), "
-            "or choose tracer=dis or tracer=zero_motion."
-        )
-
-
-def line_up(
-    chosen: str,
-    model: NextFrameModel | None,
-    setup: TracerSetup,
-    patch_px: int,
-    task: Task,
-    compare: bool = True,
-) -> tuple[list[Tracer], str | None]:
-    """The tracers of the table, the chosen one first, and the name all are paired with.
-
-    The RGB tracer decodes whole frames, so with ``read_out="first"`` it is there only if chosen.
-    """
-    known: list[Tracer] = [] if model is None else [setup.kl(model)]
-    if model is not None and (setup.cfg.read_out == "all" or chosen == "rgb"):
-        known.append(setup.rgb(model))
-    known += [ZeroMotion(), DIS(), DIS(enlarge=4), BestTranslation(), NearestPatchColor(patch_px)]
-    known.sort(key=lambda tracer: tracer.name != chosen)
-    taking_part: list[Tracer] = []
-    for tracer in known if compare else known[:1]:
-        own = task.adapt(tracer)
-        taking_part += map(setup.judged, own) if tracer.name in MODEL_TRACERS else own
-    kl = [tracer.name for tracer in taking_part if tracer.name.startswith("kl")]
-    return taking_part, kl[0] if kl else None
-
-
-def control_tracers(
-    model: NextFrameModel, untrained: NextFrameModel, setup: TracerSetup, task: Task
-) -> list[Tracer]:
-    """KL tracers that must fail: no training, the tracer elsewhere, no tracer at all."""
-    without = replace(setup, cfg=replace(setup.cfg, amplitude=0.0))
-    controls = {
-        "untrained": setup.kl(untrained),
-        "random_point": setup.kl(model, control="random_point"),
-        "zero_amplitude": without.kl(model),
-    }
-    adapted = []
-    for name, tracer in controls.items():
-        (own,) = task.adapt(tracer)
-        own = setup.judged(own)
-        own.name = name
-        adapted.append(own)
-    return adapted
-
-
 def fingerprint(weights: dict[str, Tensor]) -> str:
     """Hash of all weights of a model: two checkpoints are the same only if theirs are."""
     digest = hashlib.sha256()
@@ -162,18 +122,30 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def results_of(task: Task, rows: Sequence[Row], controls: Sequence[Row], floor: float) -> dict:
-    """The results as in ``tracing.report``, still without protocol and provenance."""
-    about = task.about()
+def results_of(
+    task: Task,
+    rows: Sequence[Row],
+    controls: Sequence[Row],
+    floor: float,
+    about: dict | None = None,
+) -> dict:
+    """The results as in ``tracing.results_schema``, without protocol, stamp and provenance.
+
+    ``about`` is the task's own, for those who have asked it already.
+    """
+    about = about or task.about()
     where = Path(about.get("root", about.get("path", task.name)))
     dataset = {
-        "name": about.get("scene", {}).get("name") or where.name,
+        "name": about.get("scene", {}).get("name") or about.get("dataset") or where.name,
         "num_pairs": about.get("num_pairs") or sum(len(part.points) for part in task.parts),
         "num_points": len(rows[0].points),
     }
     known = ("resolution_hw", "input_hw", "num_videos", "num_unscorable", "part")
     dataset |= {key: about[key] for key in known if key in about}
+    if "query_mode" in about:
+        dataset["query_mode"] = about["query_mode"].split(":")[0]
     results = {
+        "schema": SCHEMA,
         "task": task.name,
         "dataset": dataset,
         "tracers": [row.as_dict() for row in rows],
@@ -182,8 +154,11 @@ def results_of(task: Task, rows: Sequence[Row], controls: Sequence[Row], floor: 
     }
     if isinstance(rows[0], TrackRow):
         results["videos"] = videos_table(rows)
-    pairs = task.pairs_table(rows)
-    return results | ({"pairs": pairs} if pairs else {})
+    if pairs := task.pairs_table(rows):
+        results["pairs"] = pairs
+    if isinstance(task, DenseScores) and (dense := task.dense_pairs(rows)):
+        results["dense_pairs"] = dense
+    return results
 
 
 def read_curve(run: str | Path | None) -> dict:
@@ -208,56 +183,6 @@ def read_curve(run: str | Path | None) -> dict:
     }
 
 
-def kl_pictures(tracer: Tracer, pairs: Iterable[PointPairs], seed: int, count: int) -> Pictures:
-    """KL maps of the first scored query of each of the first ``count`` pairs.
-
-    The tracer must be of one scale, and the frames of a size that the model takes.
-    """
-    pictures: Pictures = {}
-    for part in pairs:
-        for i in range(len(part.points)):
-            scored = (part.visible[i] & part.valid[i]).nonzero()[:, 0]
-            if len(pictures) == count or not len(scored):
-                continue
-            n = scored[:1]
-            traces = tracer(
-                part.frame0[i : i + 1], part.frame1[i : i + 1], part.points[i][None, n], seed
-            )
-            query, target, answer = part.points[i, n[0]], part.target[i, n[0]], traces.xy[0, 0]
-            error = (answer - target).norm().item()
-            moved = (target - query).norm().item()
-            caption = (
-                f"Query {len(pictures)}, px as shown: moved {moved:.1f}, traced {error:.1f} off."
-            )
-            figure = kl_map_figure(
-                part.frame0[i], part.frame1[i], query, answer, traces.maps[0, 0], target
-            )
-            pictures[f"kl_map_{len(pictures)}"] = (caption, figure)
-        if len(pictures) == count:
-            break
-    return pictures
-
-
-def arrow_pictures(row: Row, parts: Iterable[PointPairs], count: int) -> Pictures:
-    """True and predicted motion of the scored points, for the first ``count`` pairs with any."""
-    pictures: Pictures = {}
-    number = -1
-    for part in parts:
-        for frame0 in part.frame0:
-            number += 1
-            own = row.frame_pair == number
-            if len(pictures) == count or not bool(own.any()):
-                continue
-            figure = arrows_figure(
-                frame0, row.points[own], row.xy[own], row.target[own], f"{row.name}, pair {number}"
-            )
-            caption = f"Pair {number}: motion of {int(own.sum())} points, true and by {row.name}."
-            pictures[f"arrows_{len(pictures)}"] = (caption, figure)
-        if len(pictures) == count:
-            break
-    return pictures
-
-
 def show(results: dict, rows: Sequence[Row], controls: Sequence[Row], console: Console) -> None:
     """The tables of an evaluation, for the terminal or a text file."""
     print_rows = print_track_table if isinstance(rows[0], TrackRow) else print_table
@@ -272,6 +197,12 @@ def show(results: dict, rows: Sequence[Row], controls: Sequence[Row], console: C
         print_videos(results, console)
     if pairs := results.get("pairs"):
         console.print(_pairs_table(pairs))
+    if any(getattr(row, "dense", None) for row in rows):
+        print_dense(rows, console)
+    coverage = results.get("coverage", {"share": 1.0})
+    if coverage["share"] < 1:
+        said = "{units} of {of_units} units".format(**coverage)
+        console.print(f"\nNOT COMPLETE: graded on {said} ({coverage['share']:.1%}).", markup=False)
 
 
 def _pairs_table(pairs: list[dict]) -> Table:
@@ -279,9 +210,11 @@ def _pairs_table(pairs: list[dict]) -> Table:
     table.add_column("EPE (px), pair by pair", no_wrap=True)
     for title in ("height x width", *pairs[0]["epe"]):
         table.add_column(title, justify="right")
-    for pair in pairs:
+    for pair in pairs[:PAIRS_SHOWN]:
         scores = ["-" if epe is None else f"{epe:.2f}" for epe in pair["epe"].values()]
         table.add_row(pair["name"], "{}x{}".format(*pair["resolution_hw"]), *scores)
+    if len(pairs) > PAIRS_SHOWN:
+        table.caption = f"the first {PAIRS_SHOWN} of {len(pairs)}; all are in results.json"
     return table
 
 
@@ -293,29 +226,29 @@ def write_evaluation(
     pictures: Pictures,
     report: bool,
 ) -> list[Path]:
-    """Write pictures, points, table, results.json and, if asked, report.html; returns the files."""
+    """Write pictures, points, tables, pages if asked, and last results.json; returns the files.
+
+    Raises:
+        ValueError: the results do not follow the schema; then only pictures and points are there.
+    """
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     listed = []
     for stem, (caption, figure) in pictures.items():
         save_png(figure, folder / f"{stem}.png")
         listed.append({"file": f"pictures/{stem}.png", "caption": caption})
-    results = results | {"pictures": listed}
+    results = finite(results | {"pictures": listed})
     if curve := results.get("curve"):  # the page draws its own, with the same numbers
         save_png(epe_curve_figure(curve, results["curve_lines"]), folder / "epe_curve.png")
     save_points([*rows, *controls], out / "points.npz")
+    check_results(results)
     text = io.StringIO()
     show(results, rows, controls, Console(file=text, width=TABLE_WIDTH))
-    _write_whole(out / "table.txt", text.getvalue())
-    _write_whole(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_whole(out / "table.txt", text.getvalue().encode())
     written = [out / name for name in ("results.json", "table.txt", "points.npz", "pictures")]
     if report:
         write_report(results, out / "report.html")
-        written.append(out / "report.html")
+        write_markdown(results, out / "report.md")
+        written += [out / "report.html", out / "report.md"]
+    write_whole(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     return written
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

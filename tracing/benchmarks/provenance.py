@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import cv2
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -46,6 +47,7 @@ def machine() -> dict[str, str | int]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "opencv": cv2.__version__,  # DIS depends on it
     }
     if torch.cuda.is_available():
         record["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from copy import copy
+from dataclasses import asdict, replace
 
 import torch
 
@@ -10,7 +11,8 @@ from data.synthetic import SceneConfig, SceneSampler, point_pairs
 from data.textures import texture_bank
 from data.types import PointPairs
 from tracing.benchmarks.base import Row, Tracer, readout_floor
-from tracing.benchmarks.evaluation import Pictures, on_device
+from tracing.benchmarks.evaluation import on_device
+from tracing.benchmarks.pictures import Pictures
 from tracing.config import TracerConfig
 
 FIELDS = ("frame0", "frame1", "points", "target", "visible", "valid", "layer")
@@ -83,7 +85,16 @@ class SyntheticScenes:
         self.scene, self.scene_name, self.min_motion_px = scene, scene_name, min_motion_px
         pairs = synthetic_pairs(scene, num_pairs, points_per_pair, min_motion_px, seed)
         chunks = torch.arange(num_pairs).split(part_pairs)
-        self.parts = [on_device(select(pairs, chunk), device) for chunk in chunks]
+        self.parts = [
+            replace(on_device(select(pairs, chunk), device), name=f"scenes_{number:03d}")
+            for number, chunk in enumerate(chunks)
+        ]
+
+    def only(self, units: Sequence[str]) -> "SyntheticScenes":
+        """The same task with these parts only."""
+        fewer = copy(self)
+        fewer.parts = [part for part in self.parts if part.name in units]
+        return fewer
 
     def adapt(self, tracer: Tracer) -> list[Tracer]:
         return [tracer]

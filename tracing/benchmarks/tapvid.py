@@ -1,128 +1,48 @@
-"""TAP-Vid with two frames at a time: the query's frame and every later one, each on its own."""
+"""Task: point tracks, two frames at a time, each pair of frames on its own; scores at 256x256."""
 
-import random
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from data.coords import rescale_points
 from data.readers.tapvid import TrackFile
-from data.types import PointPairs, TrackSet
+from data.readers.track_sets import RECORDS, files_sha256, open_tracks
+from data.types import PointPairs
 from tracing.benchmarks.base import Row, Tracer, evaluate, perfect_answer
-from tracing.benchmarks.evaluation import Pictures, on_device
+from tracing.benchmarks.evaluation import Pictures
 from tracing.benchmarks.flow import at_sizes, resized_pairs
+from tracing.benchmarks.track_choice import Choice
 from tracing.benchmarks.track_occlusion import Judge, OcclusionRule, Split
+from tracing.benchmarks.track_parts import TrackParts
+from tracing.benchmarks.track_queries import AD_SAID, SAID, SAID_GIVEN
 from tracing.benchmarks.track_rows import TrackRow, track_rows
-from tracing.benchmarks.track_videos import Asked, Recorded, VideoTracks
+from tracing.benchmarks.track_subset import fingerprint
+from tracing.benchmarks.track_videos import Recorded
 from tracing.config import TracerConfig
 from tracing.metrics import functional
 from tracing.occlusion import check_occlusion
 
 
-def first_pairs(track: TrackSet) -> Iterator[PointPairs]:
-    """Query mode "first": a point is asked for in its first visible frame, then in every later one.
-
-    One pair of frames at a time, at the size as stored, with all the points that are queried in its
-    frame 0; frame 0 goes up, then frame 1. Points that are never visible are dropped. A query that
-    is annotated outside its frame is asked at the nearest point of the border.
-    """
-    return (_pair(track, asked) for asked in _asked(track.visible))
-
-
-def _asked(visible: Bool[Tensor, "points time"], video: int = 0) -> Iterator[Asked]:
-    query_frame, ever = visible.int().argmax(1), visible.any(1)
-    for q in query_frame[ever].unique().tolist():
-        own = (ever & (query_frame == q)).nonzero()[:, 0]
-        for t in range(q + 1, visible.shape[1]):
-            yield Asked(video, q, t, own)
-
-
-def _pair(track: TrackSet, asked: Asked) -> PointPairs:
-    own, q, t = asked.points, asked.q, asked.t
-    border = track.points.new_tensor([track.frames.shape[3], track.frames.shape[2]])
-    return PointPairs(
-        frame0=track.frames[q][None].float() / 255,
-        frame1=track.frames[t][None].float() / 255,
-        points=track.points[own, q][None].clamp_min(0).minimum(border),
-        target=track.points[own, t][None],
-        visible=track.visible[own, t][None],
-        valid=torch.ones(1, len(own), dtype=torch.bool),
-        name=f"{track.name}/{q:03d}-{t:03d}",
-    )
-
-
-class TrackParts(Sequence[PointPairs]):
-    """One part for each pair of frames; the frames of one video at a time are kept in memory.
-
-    Args:
-        every: of each video only frames 0, every, 2 * every, ... are there.
-        points_per_video: at most so many, drawn from those ever visible; None for all.
-    """
-
-    def __init__(
-        self,
-        file: TrackFile,
-        num_videos: int | None,
-        points_per_video: int | None,
-        every: int,
-        seed: int,
-        device: str,
-    ) -> None:
-        self.file, self.every, self.device = file, every, device
-        self.names = file.names[:num_videos]
-        self.kept: list[Tensor] = []  # indices of the points that take part, by video
-        self.videos: list[VideoTracks] = []
-        self.asked: list[Asked] = []
-        for index, name in enumerate(self.names):
-            target, visible = self._thinned(index, functional.BENCHMARK_HW)
-            kept = _chosen(visible, points_per_video, f"points/{seed}/{name}")
-            target, visible = target[kept], visible[kept]
-            self.kept.append(kept)
-            self.videos.append(VideoTracks(target, visible, visible.int().argmax(1), name))
-            self.asked += _asked(visible, index)
-        self._open: tuple[int, TrackSet] | None = None
-
-    def _thinned(self, index: int, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        points, visible = self.file.tracks(index, hw)
-        return points[:, :: self.every], visible[:, :: self.every]
-
-    def __len__(self) -> int:
-        return len(self.asked)
-
-    def __getitem__(self, index: int) -> PointPairs:
-        asked = self.asked[index]
-        if self._open is None or self._open[0] != asked.video:
-            self._open = (asked.video, self._read(asked.video))
-        return on_device(_pair(self._open[1], asked), self.device)
-
-    def _read(self, video: int) -> TrackSet:
-        stored, kept = self.file[video], self.kept[video]
-        points, visible = self._thinned(video, (stored.frames.shape[2], stored.frames.shape[3]))
-        return TrackSet(points[kept], visible[kept], stored.frames[:: self.every], stored.name)
-
-
-def _chosen(visible: Bool[Tensor, "points time"], at_most: int | None, salt: str) -> Tensor:
-    """Indices of the points that are ever visible, or of a seeded draw from them, in order."""
-    ever = visible.any(1).nonzero()[:, 0].tolist()
-    if at_most is not None and at_most < len(ever):
-        ever = sorted(random.Random(salt).sample(ever, at_most))
-    return torch.tensor(ever, dtype=torch.int64)
-
-
 class TapVid:
-    """Task: the points of a TAP-Vid pickle in query mode "first", all scores at 256x256.
+    """Task: the points of TAP-Vid and of sets like it, all scores at 256x256.
 
     Args:
-        path: a .pkl as ``data.readers.tapvid`` describes it.
+        path: the file, or the folder of files, of the set.
+        dataset: ``file`` (any pickle as ``data.readers.tapvid`` describes it) or a published set,
+            checked to be whole; see ``data.readers.track_sets``.
+        query_mode: ``first``, ``strided`` or ``cfg``; see ``track_queries``.
+        share: of all (query, target frame) items, a seeded draw by frame gap; scores are of these.
+        num_queries: as many items, drawn so.
+        pairs: a ``dataset.json`` of ZWM; exactly its items are asked.
         occlusion: how kl and rgb tell hidden points: ``cross_fit``, each half of the videos judged
             by the threshold that is best for the other half, or ``fixed``, by the tracer's own.
         cues: what tells them, as ``tracing.occlusion`` describes it; tracers give these cues.
         calibrate_on: another pickle whose answers choose the thresholds in place of cross-fitting;
-            the limits on videos, points and frames hold there, too.
+            the limits on videos, points and frames, the query mode and the share hold there, too.
         input_px: side of the square that models (and DIS once more) are given; None: only
             tracers that take any size take part.
     """
@@ -141,9 +61,12 @@ class TapVid:
         calibrate_on: str | Path | None = None,
         input_px: int | None = None,
         device: str = "cpu",
+        dataset: str | None = None,
+        query_mode: str = "first",
+        share: float | None = None,
+        num_queries: int | None = None,
+        pairs: str | Path | None = None,
     ) -> None:
-        if path is None:
-            raise ValueError("task=tapvid needs a file of tracks: pass task.path=FILE.pkl.")
         limits = {"num_videos": num_videos, "points_per_video": points_per_video, "every": every}
         for key, limit in limits.items():
             if limit is not None and limit < 1:
@@ -151,20 +74,42 @@ class TapVid:
         if occlusion not in get_args(OcclusionRule):
             raise ValueError(f"task.occlusion={occlusion!r} is not known; use cross_fit or fixed.")
         check_occlusion(cues)
-        self.path, self.occlusion, self.cues, self.limits = Path(path), occlusion, cues, limits
-        file = TrackFile(path)
-        self.parts = TrackParts(file, num_videos, points_per_video, every, seed, device)
-        if not any((v.visible & v.evaluated()).any() for v in self.parts.videos):
+        choice = Choice(query_mode=query_mode, share=share, num_queries=num_queries, pairs=pairs)
+        self._check_limits(choice, limits)
+        self.dataset = dataset or "file"
+        self.occlusion, self.cues, self.limits = occlusion, cues, limits
+        self.seed, self.choice = seed, choice
+        file = open_tracks(self.dataset, path)
+        self.path = file.path
+        limited = num_videos, points_per_video, every, seed, device
+        self.parts = TrackParts(file, *limited, choice)
+        if not any(video.visible.any() for video in self.parts.videos):
             raise ValueError(
                 f"{path} holds no point that is visible in two of the frames asked for (videos: "
-                f"{len(self.parts.videos)}, task.every={every}); there is nothing to score."
+                f"{len(self.parts.videos)}, task.every={every}, task.query_mode={query_mode}); "
+                "there is nothing to score."
             )
         self.input_hw = None if input_px is None else (input_px, input_px)
         self.split: TrackParts | None = None
         if calibrate_on is not None:
             self._check_split(Path(calibrate_on))
-            limited = num_videos, points_per_video, every, seed, device
-            self.split = TrackParts(TrackFile(calibrate_on), *limited)
+            alike = Choice(query_mode=query_mode, share=share)
+            self.split = TrackParts(TrackFile(calibrate_on), *limited, alike)
+
+    @staticmethod
+    def _check_limits(choice: Choice, limits: dict[str, int | None]) -> None:
+        """Raise ValueError if a limit would change what the query mode or the list means."""
+        whole = {"num_videos": None, "points_per_video": None, "every": 1}
+        set_here = [f"task.{key}={limits[key]}" for key in whole if limits[key] != whole[key]]
+        if choice.pairs is not None and set_here:
+            raise ValueError(
+                f"task.pairs={choice.pairs} lists what is asked, so leave out {set_here[0]}."
+            )
+        if choice.query_mode == "cfg" and limits["every"] != 1:
+            raise ValueError(
+                f"task.query_mode=cfg asks {functional.CFG_GAP} frames on, got "
+                f"task.every={limits['every']}, which would make these more; leave it at 1."
+            )
 
     def _check_split(self, path: Path) -> None:
         if self.occlusion == "fixed":
@@ -172,7 +117,7 @@ class TapVid:
                 f"task.calibrate_on={path} chooses thresholds but task.occlusion=fixed keeps the "
                 "tracer's own; leave out one of the two."
             )
-        if path.resolve() == self.path.resolve():
+        if path.resolve() in [file.resolve() for file in self.parts.file.files]:
             raise ValueError(
                 f"task.calibrate_on={path} is the file that is scored; choose thresholds on other "
                 "videos, or leave it out: task.occlusion=cross_fit halves this file."
@@ -180,6 +125,12 @@ class TapVid:
 
     def adapt(self, tracer: Tracer) -> list[Tracer]:
         return at_sizes(tracer, self.input_hw)
+
+    def only(self, units: Sequence[str]) -> "TapVid":
+        """The same task with these videos alone."""
+        fewer = copy(self)
+        fewer.parts = self.parts.only(units)
+        return fewer
 
     def score(
         self,
@@ -193,27 +144,37 @@ class TapVid:
         """One row for each tracer, scored video by video.
 
         Raises:
-            ValueError: as ``evaluate`` and ``track_rows``.
+            ValueError: a tracer cannot go back in time where that is asked, does not answer every
+                query, or answers with what is no number; as ``evaluate`` and ``track_rows``.
         """
-        recorded = [Recorded(tracer) for tracer in tracers]
+        self._check_direction(tracers)
+        recorded = [Recorded(tracer, self.parts.names_of_parts) for tracer in tracers]
         rows = evaluate(recorded, parts, seed, patch_px=patch_px)
         input_px = self.input_hw[0] if self.input_hw else functional.BENCHMARK_HW[0]
         hit_px = patch_px * functional.BENCHMARK_HW[0] / input_px
-        truth = self.parts.videos, self.parts.asked
         judges = [Judge(self.occlusion, self.cues, self._answered(t, seed)) for t in tracers]
-        return track_rows(rows, recorded, *truth, judges, hit_px, seed, paired_with)
+        return track_rows(rows, recorded, self.parts.videos, judges, hit_px, seed, paired_with)
+
+    def _check_direction(self, tracers: Sequence[Tracer]) -> None:
+        if not any((video.gap < 0).any() for video in self.parts.videos):
+            return
+        for tracer in tracers:
+            if _forward_only(tracer):
+                raise ValueError(
+                    f"{tracer.name} traces forward in time only, but earlier frames are asked for "
+                    f"(task.query_mode={self.choice.query_mode}); pass task.query_mode=first."
+                )
 
     def _answered(self, tracer: Tracer, seed: int) -> Split | None:
         """The other file as this tracer answers it; None without one, or if there are no cues."""
         if self.split is None:
             return None
-        recorded = Recorded(tracer)
+        recorded = Recorded(tracer, self.split.names_of_parts)
         for number, part in enumerate(self.split):
             recorded(part.frame0, part.frame1, part.points, seed=seed + number)
             if not recorded.answers[0].evidence.cues:
                 return None
-        name = self.split.file.path.name
-        return Split.of(recorded.answers, self.split.videos, self.split.asked, name)
+        return Split.of(recorded.answers, self.split.videos, self.split.file.path.name)
 
     def floor(self, patch_px: int, cfg: TracerConfig, map_px: int) -> float:
         """Mean over videos of the EPE of a perfect detector at the input size, px at 256x256."""
@@ -221,52 +182,95 @@ class TapVid:
         frames = torch.zeros(1).expand(1, 3, *hw)  # only their size matters
         epe = []
         for video in self.parts.videos:
-            query = video.target[video.is_query()][:, None].expand(video.target.shape)
             points, target = (
-                rescale_points(each.flatten(0, 1)[None], functional.BENCHMARK_HW, hw)
-                for each in (query, video.target)
+                rescale_points(each[None], functional.BENCHMARK_HW, hw)
+                for each in (video.start_xy, video.target)
             )
-            seen = (video.visible & video.evaluated()).flatten()[None]
+            seen = video.visible[None]
             pairs = PointPairs(frames, frames, points, target, seen, seen, video.name)
             answer = perfect_answer(pairs, patch_px, cfg.placement, map_px)
             answer = rescale_points(answer, hw, functional.BENCHMARK_HW)[0]
-            epe.append(functional.endpoint_error(answer, video.target.flatten(0, 1), seen[0]))
+            epe.append(functional.endpoint_error(answer, video.target, video.visible))
         return torch.stack(epe).nanmean().item()
 
+    @cached_property
+    def data_sha256(self) -> str:
+        """Hash of the files that the tracks are read from."""
+        if self.dataset == "kubric":
+            return self.parts.file.index["sha256"]
+        return files_sha256(self.parts.file.files)
+
     def about(self) -> dict:
-        videos = self.parts.videos
-        scorable = [bool((v.visible & v.evaluated()).any()) for v in videos]
+        videos, mode = self.parts.videos, self.choice.query_mode
         about = {
             "path": str(self.path),
-            "query_mode": "first: from a point's first visible frame to every later one, two "
-            "frames at a time",
-            "ad": "as published, query frame included; there the answer is the query, error 0",
+            "data_sha256": self.data_sha256,
+            "query_mode": mode,
+            "queries": self._asked(),
+            "ad": self._ad(),
+            "of1": "occluded points, counts summed over all videos",
             "averaging": "each video by itself, then the mean over videos",
-            "coverage": 1.0,  # ``track_rows`` refuses gaps
             "num_videos": len(videos),
-            "num_unscorable": scorable.count(False),
+            "num_unscorable": sum(not video.visible.any() for video in videos),
             "num_pairs": len(self.parts),
-            "num_tracks": sum(len(video.target) for video in videos),
+            "num_tracks": sum(len(video.queries) for video in videos),
+            "num_queries": sum(len(video) for video in videos),
             "occlusion": self._told(),
             "resolution_hw": list(functional.BENCHMARK_HW),
         }
+        if self.dataset != "file":
+            record = RECORDS[self.dataset]
+            about |= {"dataset": self.dataset, "dataset_title": record.title, "page": record.page}
         if part := self._part():
             about["part"] = part
+        if self.choice.is_drawn:
+            about["subset_fingerprint"] = self._drawn()
         return about | ({"input_hw": list(self.input_hw)} if self.input_hw else {})
+
+    def _asked(self) -> str:
+        if self.choice.pairs is not None:
+            return f"those of {Path(self.choice.pairs).name}, two frames at a time"
+        said = SAID_GIVEN if self.dataset == "kubric" else SAID
+        return said[self.choice.query_mode]
+
+    def _ad(self) -> str:
+        if self.choice.is_drawn:
+            return "over the drawn items alone, without query frames: as epe"
+        return AD_SAID["first" if self.choice.pairs is not None else self.choice.query_mode]
+
+    def _drawn(self) -> str:
+        """Fingerprint of which items take part; the same wherever the same ones do."""
+        pieces = []
+        for video, kept in zip(self.parts.videos, self.parts.kept, strict=True):
+            start = video.queries.frame[video.query]
+            rows = torch.stack([kept[video.point], start, video.frame], 1)
+            pieces.append((video.name, rows.numpy()))
+        return fingerprint(pieces)
 
     def _told(self) -> str:
         how = self.occlusion if self.split is None else f"calibrated on {self.split.file.path.name}"
         return f"{how} by {self.cues} (kl, rgb); baselines call everything visible"
 
     def _part(self) -> str:
-        """What of the file takes part, where that is not all of it."""
-        limits, said = self.limits, []
-        if len(self.parts.videos) < len(self.parts.file):
-            said.append(f"{len(self.parts.videos)} of {len(self.parts.file)} videos")
+        """What of the published set or the file takes part, where that is not all of it."""
+        limits, file, said = self.limits, self.parts.file, []
+        published = RECORDS[self.dataset].num_videos if self.dataset != "file" else None
+        if published not in (None, len(file)):
+            said.append(f"the set as found has {len(file)} videos, published are {published}")
+        if len(self.parts.videos) < len(file):
+            said.append(f"{len(self.parts.videos)} of {len(file)} videos")
         if limits["points_per_video"] is not None:
             said.append(f"at most {limits['points_per_video']} points of a video")
         if limits["every"] > 1:
             said.append(f"one of every {limits['every']} frames")
+        number = sum(len(video) for video in self.parts.videos)
+        if self.choice.is_drawn:
+            said.append(
+                f"subset of {number:,} of {self.parts.num_all:,} (query, target frame) items, "
+                f"drawn by frame gap with seed {self.seed}"
+            )
+        if self.choice.pairs is not None:
+            said.append(f"the {number:,} items of {Path(self.choice.pairs).name}")
         return ", ".join(said)
 
     def pairs_table(self, rows: Sequence[Row]) -> list[dict]:
@@ -280,6 +284,15 @@ class TapVid:
     def for_model(self) -> Iterator[PointPairs]:
         """One part of each video as a model sees it, half way through the video."""
         for video in range(len(self.parts.videos)):
-            own = [index for index, asked in enumerate(self.parts.asked) if asked.video == video]
-            if own and self.input_hw:
-                yield resized_pairs(self.parts[own[len(own) // 2]], self.input_hw)
+            middle = self.parts.middle(video)
+            if middle is not None and self.input_hw:
+                yield resized_pairs(self.parts[middle], self.input_hw)
+
+
+def _forward_only(tracer: Tracer | None) -> bool:
+    """Whether a tracer, or the one it wraps, cannot trace to earlier frames."""
+    while tracer is not None:
+        if getattr(tracer, "forward_only", False):
+            return True
+        tracer = getattr(tracer, "tracer", None)
+    return False

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from tracing.benchmarks.track_videos import Answer, Asked, VideoTracks, assembled, by_video, flat
+from tracing.benchmarks.track_videos import Answer, VideoTracks, by_video, flat, joined
 from tracing.occlusion import CUES, Cuts, Evidence, Occlusion, best_cuts, cross_fitted_visible
 
 OcclusionRule = Literal["cross_fit", "fixed"]
@@ -30,16 +30,9 @@ class Split:
     name: str
 
     @classmethod
-    def of(
-        cls,
-        answers: Sequence[Answer],
-        videos: Sequence[VideoTracks],
-        asked: Sequence[Asked],
-        name: str,
-    ) -> "Split":
+    def of(cls, answers: Sequence[Answer], videos: Sequence[VideoTracks], name: str) -> "Split":
         """The split that these answers make."""
-        evidence = assembled(answers, videos, asked)[2]
-        return cls(evidence, flat([video.visible for video in videos], videos), name)
+        return cls(joined(answers, videos).evidence, flat(v.visible for v in videos), name)
 
 
 @dataclass(frozen=True)
@@ -56,17 +49,19 @@ class Judge:
 
     def called(
         self,
-        said: Sequence[Bool[Tensor, "points time"]],
+        said: Sequence[Bool[Tensor, " _"]],
         evidence: Evidence,
         videos: Sequence[VideoTracks],
-    ) -> tuple[list[Bool[Tensor, "points time"]], dict]:
+    ) -> tuple[list[Bool[Tensor, " _"]], dict]:
         """Who is called visible, and what results.json says of it.
 
         Raises:
             ValueError: there is too little to cross-fit, or the tracer gives other cues only.
         """
         if not evidence.cues:
-            return list(said), {"rule": "everything is called visible"}
+            every = all(bool(called.all()) for called in said)
+            rule = "everything is called visible" if every else "as the tracer itself says"
+            return list(said), {"rule": rule}
         if not evidence.suffices(self.cues):
             raise ValueError(
                 f"task.cues={self.cues} needs {' and '.join(CUES[self.cues])}, got only "
@@ -75,7 +70,7 @@ class Judge:
         text = f"visible where {SAID[self.cues]}"
         if self.how == "fixed":
             return list(said), {"rule": text.format(**OWN), "cues": self.cues}
-        visible = flat([video.visible for video in videos], videos)
+        visible = flat(video.visible for video in videos)
         evidence = evidence.of(self.cues)
         if self.split is not None:
             cuts, _ = best_cuts(self.split.evidence.of(self.cues), self.split.visible)
@@ -83,9 +78,7 @@ class Judge:
             how = f"chosen on {split}"
         else:
             halves, split = halved(videos)
-            shapes = [video.visible.shape for video in videos]
-            fold = [half[:, None].expand(s) for half, s in zip(halves, shapes, strict=True)]
-            found, chosen = cross_fitted_visible(evidence, visible, flat(fold, videos))
+            found, chosen = cross_fitted_visible(evidence, visible, flat(halves))
             how = f"cross-fitted ({split})"
         told = {"rule": f"{text.format(**CHOSEN)}, {how}", "cues": self.cues, "split": split}
         return by_video(found, videos), told | thresholds(chosen)
@@ -100,25 +93,23 @@ def thresholds(cuts: Sequence[Cuts]) -> dict[str, list[float]]:
     return {name: values for name, values in named.items() if None not in values}
 
 
-def halved(videos: Sequence[VideoTracks]) -> tuple[list[Bool[Tensor, " points"]], str]:
-    """Which points belong to the second half, by video, and how they were split in two.
+def halved(videos: Sequence[VideoTracks]) -> tuple[list[Bool[Tensor, " _"]], str]:
+    """Which items belong to the second half, by video, and how they were split in two.
 
-    Every second of the videos that have frames to evaluate; of a single one every second point.
+    Every second of the videos of which something is asked; of a single one every second point.
 
     Raises:
         ValueError: there is one point only.
     """
-    having = [index for index, video in enumerate(videos) if video.evaluated().any()]
+    having = [index for index, video in enumerate(videos) if len(video)]
     if len(having) > 1:
         second = set(having[1::2])
-        halves = [
-            torch.full((len(video.target),), index in second) for index, video in enumerate(videos)
-        ]
+        halves = [torch.full((len(own),), index in second) for index, own in enumerate(videos)]
         return halves, "every second video"
-    live = [video.evaluated().any(1) for video in videos]
-    if sum(int(points.sum()) for points in live) < 2:
+    numbers = [video.point.unique(return_inverse=True) for video in videos]
+    if sum(len(distinct) for distinct, _ in numbers) < 2:
         raise ValueError(
             "task.occlusion=cross_fit needs two videos or two points, got a single point; pass "
             "task.occlusion=fixed."
         )
-    return [points & (points.cumsum(0) % 2 == 0) for points in live], "every second point"
+    return [rank % 2 == 1 for _, rank in numbers], "every second point"

@@ -10,17 +10,19 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from tracing.benchmarks.base import Row
 from tracing.benchmarks.track_occlusion import Judge
-from tracing.benchmarks.track_videos import Asked, Recorded, VideoTracks, assembled
+from tracing.benchmarks.track_videos import Joined, Recorded, VideoTracks, joined
 from tracing.metrics import functional
 from tracing.metrics.bootstrap import bootstrap_mean
-from tracing.metrics.tracks import COUNT, mean_over_videos, video_scores
-from tracing.occlusion import Evidence, Occlusion
+from tracing.metrics.tracks import COUNT, OCCLUSION_COUNTS, item_scores, mean_over_videos
+from tracing.occlusion import Occlusion
 
 MIN_VIDEOS = 10  # an interval over fewer would say more than they know
+SPREAD = ("epe", "ad", "delta_avg", "oa", "aj")  # scores that have an interval over videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +33,25 @@ class TrackRow(Row):
     """
 
     epe_interval: tuple[float, float] | None  # over videos; None: fewer than MIN_VIDEOS
+    intervals: dict[str, tuple[float, float]] | None  # of the scores of ``SPREAD``, likewise
     scores: dict[str, float]  # ``mean_over_videos``
     names: list[str]  # of the videos
-    videos: list[dict[str, float]]  # ``video_scores`` of each
+    videos: list[dict[str, float]]  # ``item_scores`` of each
     occlusion: dict  # the rule that calls a point visible, and its thresholds
 
     def as_dict(self) -> dict:
-        """The row as ``tracing.report`` describes it; a score that does not exist is null."""
-        kept = ("name", "epe_interval", "hit", "ratio_to_zero", "target_revealed_share", "seconds")
+        """The row as ``tracing.results_schema`` has it; a score that does not exist is null."""
+        kept = (
+            "name",
+            "epe_interval",
+            "intervals",
+            "hit",
+            "ratio_to_zero",
+            "target_revealed_share",
+            "seconds",
+        )
         kept += ("flips", "kept_hidden_share", "paired_vs", "occlusion")
-        counts = (COUNT, "num_videos", "num_unscorable")  # the same in every row: see ``dataset``
+        counts = (COUNT, *OCCLUSION_COUNTS, "num_videos", "num_unscorable")  # see ``dataset``
         means = {key: value for key, value in self.scores.items() if key not in counts}
         return finite({key: getattr(self, key) for key in kept} | means)
 
@@ -58,7 +69,6 @@ def track_rows(
     rows: Sequence[Row],
     recorded: Sequence[Recorded],
     videos: Sequence[VideoTracks],
-    asked: Sequence[Asked],
     judges: Sequence[Judge],
     hit_share_px: float,
     seed: int,
@@ -74,7 +84,7 @@ def track_rows(
         ValueError: as ``Judge.called``.
     """
     made = [
-        _track_row(row, tracer, videos, asked, judge, hit_share_px, seed)
+        _track_row(row, joined(tracer.answers, videos), videos, judge, hit_share_px, seed)
         for row, tracer, judge in zip(rows, recorded, judges, strict=True)
     ]
     still = _zero_motion_epe(videos)
@@ -84,27 +94,25 @@ def track_rows(
 
 def _track_row(
     row: Row,
-    tracer: Recorded,
+    answers: Joined,
     videos: Sequence[VideoTracks],
-    asked: Sequence[Asked],
     judge: Judge,
     hit_share_px: float,
     seed: int,
 ) -> TrackRow:
-    pred, said, evidence = assembled(tracer.answers, videos, asked)
-    called, occlusion = judge.called(said, evidence, videos)
+    called, occlusion = judge.called(answers.called, answers.evidence, videos)
     each = [
-        video_scores(p, v.target, c, v.visible, v.is_query()) | {"hit": _hit(p, v, hit_share_px)}
-        for p, c, v in zip(pred, called, videos, strict=True)
+        _video_scores(*own) | {"hit": _hit(own[0], own[2], hit_share_px)}
+        for own in zip(answers.pred, called, videos, strict=True)
     ]
-    if judge.how != "fixed" and len(evidence.cues) > 1:
-        occlusion["by_cues"] = _by_cues(judge, pred, said, evidence, videos)
+    if judge.how != "fixed" and len(answers.evidence.cues) > 1:
+        occlusion["by_cues"] = _by_cues(judge, answers, videos)
     scores = mean_over_videos(each)
-    epe = torch.tensor([s["epe"] for s in each if s[COUNT]], dtype=torch.float64)
-    spread = bootstrap_mean(epe, seed) if len(epe) >= MIN_VIDEOS else None
+    spread = _intervals(each, seed)
     own = {
         "epe": scores["epe"],
-        "epe_interval": (spread.low, spread.high) if spread else None,
+        "epe_interval": spread["epe"] if spread else None,
+        "intervals": spread,
         "median": scores["median"],
         "delta_avg": scores["delta_avg"],
         "hit": scores.pop("hit"),
@@ -118,41 +126,48 @@ def _track_row(
     return TrackRow(**{field.name: getattr(row, field.name) for field in fields(Row)} | own)
 
 
-def _by_cues(
-    judge: Judge,
-    pred: Sequence[Tensor],
-    said: Sequence[Tensor],
-    evidence: Evidence,
-    videos: Sequence[VideoTracks],
-) -> dict[str, dict]:
+def _intervals(
+    videos: Sequence[dict[str, float]], seed: int
+) -> dict[str, tuple[float, float]] | None:
+    """95 % intervals of the means over videos, all from the same draws; None: too few videos."""
+    scorable = [video for video in videos if video[COUNT]]
+    if len(scorable) < MIN_VIDEOS:
+        return None
+    values = ([video[key] for video in scorable] for key in SPREAD)
+    spread = [bootstrap_mean(torch.tensor(own, dtype=torch.float64), seed) for own in values]
+    return {key: (own.low, own.high) for key, own in zip(SPREAD, spread, strict=True)}
+
+
+def _video_scores(
+    pred: Float[Tensor, "items 2"], called: Bool[Tensor, " items"], video: VideoTracks
+) -> dict[str, float]:
+    """``item_scores``; in the query frames that count in AD the answer is the query, error 0."""
+    errors = functional.distances(pred, video.target)
+    return item_scores(errors, called, video.visible, errors.new_zeros(video.ad_zeros))
+
+
+def _by_cues(judge: Judge, answers: Joined, videos: Sequence[VideoTracks]) -> dict[str, dict]:
     """OA and AJ of every rule that the evidence suffices for, each with its own thresholds."""
     found = {}
     for rule in get_args(Occlusion):
-        called, told = replace(judge, cues=rule).called(said, evidence, videos)
-        mean = mean_over_videos(
-            [
-                video_scores(p, v.target, c, v.visible, v.is_query())
-                for p, c, v in zip(pred, called, videos, strict=True)
-            ]
-        )
+        called, told = replace(judge, cues=rule).called(answers.called, answers.evidence, videos)
+        each = [_video_scores(*own) for own in zip(answers.pred, called, videos, strict=True)]
+        mean = mean_over_videos(each)
         chosen = {key: told[key] for key in ("thresholds", "return_px") if key in told}
         found[rule] = {"oa": mean["oa"], "aj": mean["aj"]} | chosen
     return found
 
 
-def _hit(pred: Tensor, video: VideoTracks, side_px: float) -> float:
-    seen = video.visible & video.evaluated()
+def _hit(pred: Float[Tensor, "items 2"], video: VideoTracks, side_px: float) -> float:
     unit = 2 / side_px  # a square of 2 x 2 in these units
-    return functional.hit_share(pred * unit, video.target * unit, seen, 2).item()
+    return functional.hit_share(pred * unit, video.target * unit, video.visible, 2).item()
 
 
 def _zero_motion_epe(videos: Sequence[VideoTracks]) -> float:
     """Mean over videos of the EPE of answering with the query."""
-    epe = []
-    for video in videos:
-        query = video.target[video.is_query()][:, None].expand(video.target.shape)
-        seen = video.visible & video.evaluated()
-        epe.append(functional.endpoint_error(query, video.target, seen))
+    epe: list[Float64[Tensor, ""]] = [
+        functional.endpoint_error(video.start_xy, video.target, video.visible) for video in videos
+    ]
     return torch.stack(epe).nanmean().item()
 
 

@@ -8,26 +8,32 @@ from rich.table import Table
 
 from tracing.benchmarks.base import print_flips
 from tracing.benchmarks.track_rows import TrackRow, finite
+from tracing.metrics.functional import THRESHOLDS_PX
 from tracing.metrics.tracks import COUNT
 
-OF_A_VIDEO = ("epe", "ad", "delta_avg", "oa", "aj")
+OF_A_VIDEO = ("epe", "ad", "median", "ad_median", "delta_avg", "oa", "of1", "aj")
+OF_A_VIDEO += tuple(f"{kind}_{px:.0f}" for kind in ("delta", "jaccard") for px in THRESHOLDS_PX)
 PRINTED = ("zero_motion", "dis", "kl", "rgb")  # video by video; results.json holds everybody
 
 
 def videos_table(rows: Sequence[TrackRow]) -> list[dict]:
-    """Scores video by video, as ``tracing.report`` describes them; null where nothing is scored."""
+    """Scores video by video, as ``tracing.results_schema`` has them; null if there are none."""
     named = enumerate(rows[0].names)
     return [
         {
             "name": name,
             "num_points": int(rows[0].videos[index][COUNT]),
             "scores": {
-                row.name: finite({key: row.videos[index][key] for key in OF_A_VIDEO})
+                row.name: finite({key: _of_a_video(row.videos[index], key) for key in OF_A_VIDEO})
                 for row in rows
             },
         }
         for index, name in named
     ]
+
+
+def _of_a_video(scores: dict[str, float], key: str) -> float:
+    return scores[key] if scores[COUNT] else float("nan")
 
 
 def print_track_table(
@@ -37,7 +43,16 @@ def print_track_table(
     console = console or Console()
     table = _table("tracer (px at 256x256)")
     interval = rows[0].epe_interval is not None
-    for title in ("EPE", *(["95 %"] if interval else []), "/zero", "AD", "delta", "OA", "AJ"):
+    for title in (
+        "EPE",
+        *(["95 %"] if interval else []),
+        "/zero",
+        "AD",
+        "delta",
+        "OA",
+        "OF1",
+        "AJ",
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("shown", justify="right", no_wrap=True)
     for row in rows:
@@ -48,7 +63,7 @@ def print_track_table(
             *(["{:.2f}-{:.2f}".format(*row.epe_interval)] if interval else []),
             f"{row.ratio_to_zero:.3f}",
             f"{scores['ad']:.2f}",
-            *(f"{scores[key]:.3f}" for key in ("delta_avg", "oa", "aj")),
+            *(f"{scores[key]:.3f}" for key in ("delta_avg", "oa", "of1", "aj")),
             "-" if revealed is None else f"{revealed:.1%}",
         )
     console.print(table)
@@ -73,7 +88,7 @@ def print_videos(results: dict, console: Console) -> None:
         f"Means over videos: {dataset['num_videos'] - dataset['num_unscorable']}, without "
         f"{dataset['num_unscorable']} that have nothing to score; {dataset['num_points']:,} "
         f"visible points in {dataset['num_pairs']:,} frame pairs.",
-        "AD counts the query frame, where the error is 0.",
+        *([f"AD: {ad}."] if (ad := results.get("protocol", {}).get("ad")) else []),
         *(f"{', '.join(names)}: {rule}." for rule, names in by_rule.items()),
     ]
     if not results["tracers"][0]["epe_interval"]:

@@ -1,46 +1,78 @@
-"""Videos of tracks, what is asked of them, and the answers put together again video by video."""
+"""Videos of tracks as flat lists of items, and the answers put together again video by video.
 
-from collections.abc import Sequence
+An item is one question: where is query k in frame t? The items of a video stand in the order in
+which they are asked, pair of frames by pair of frames, so that answers only need to be joined.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from data.coords import rescale_points
 from tracing.benchmarks.base import Tracer
+from tracing.benchmarks.track_queries import Queries
 from tracing.config import Traces
 from tracing.metrics import functional
 from tracing.occlusion import Evidence
 
 
-@dataclass(frozen=True)
-class VideoTracks:
-    """The ground truth of one video's queried points, in px at 256x256."""
-
-    target: Float[Tensor, "points time 2"]
-    visible: Bool[Tensor, "points time"]
-    query_frame: Int[Tensor, " points"]
-    name: str
-
-    def is_query(self) -> Bool[Tensor, "points time"]:
-        """True in the frame that a point is queried in."""
-        return torch.arange(self.visible.shape[1]) == self.query_frame[:, None]
-
-    def evaluated(self) -> Bool[Tensor, "points time"]:
-        """True in the frames after the query's."""
-        return torch.arange(self.visible.shape[1]) > self.query_frame[:, None]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked with one pair of frames: where ``points`` of a video are in its frame ``t``."""
+class Asked(NamedTuple):
+    """Items ``start`` to ``stop`` of a video: all that are asked with one pair of frames."""
 
     video: int
     q: int  # the frame they are queried in
     t: int
-    points: Int[Tensor, " points"]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTracks:
+    """The ground truth of what is asked of one video, in px at 256x256.
+
+    ``ad_zeros`` says how many query frames enter AD with error 0.
+    """
+
+    name: str
+    queries: Queries
+    query: Int[Tensor, " items"]  # which of ``queries``
+    frame: Int[Tensor, " items"]  # the target's
+    target: Float[Tensor, "items 2"]
+    visible: Bool[Tensor, " items"]
+    ad_zeros: int
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @property
+    def start_xy(self) -> Float[Tensor, "items 2"]:
+        """Where the query of each item is."""
+        return self.queries.xy[self.query]
+
+    @property
+    def point(self) -> Int[Tensor, " items"]:
+        """The point of each item."""
+        return self.queries.point[self.query]
+
+    @property
+    def gap(self) -> Int[Tensor, " items"]:
+        """Frames from the query to the target; below 0 backwards in time."""
+        return self.frame - self.queries.frame[self.query]
+
+    @cached_property
+    def pairs(self) -> Int[np.ndarray, "pairs 4"]:
+        """q, t, start, stop of each pair of frames."""
+        both = np.stack([self.queries.frame[self.query].numpy(), self.frame.numpy()], 1)
+        changed = (both[1:] != both[:-1]).any(1)
+        start = np.concatenate([np.zeros(min(len(both), 1), int), changed.nonzero()[0] + 1])
+        stop = np.append(start[1:], [len(both)][: len(start)])
+        return np.concatenate([both[start], start[:, None], stop[:, None]], 1).astype(np.int64)
 
 
 class Answer(NamedTuple):
@@ -52,13 +84,17 @@ class Answer(NamedTuple):
 
 
 class Recorded:
-    """A tracer that keeps its answers, one pair of frames each, in px at 256x256."""
+    """A tracer that keeps its answers, one pair of frames each, in px at 256x256.
 
-    def __init__(self, tracer: Tracer) -> None:
+    ``names`` are those of the parts it will be given, in order.
+    """
+
+    def __init__(self, tracer: Tracer, names: Iterable[str]) -> None:
         self.tracer, self.name, self.needs_model = tracer, tracer.name, tracer.needs_model
         if hasattr(tracer, "input_hw"):
             self.input_hw = tracer.input_hw
         self.answers: list[Answer] = []
+        self._names = iter(names)
 
     def __call__(
         self,
@@ -68,6 +104,7 @@ class Recorded:
         seed: int = 0,
     ) -> Traces:
         traces = self.tracer(frame0, frame1, points, seed=seed)
+        self._check(traces, points, next(self._names))
         frame_hw = (frame0.shape[-2], frame0.shape[-1])
         xy = rescale_points(traces.xy[0], frame_hw, functional.BENCHMARK_HW).cpu()
         cues = {
@@ -77,46 +114,55 @@ class Recorded:
         self.answers.append(Answer(xy, traces.visible[0].cpu(), Evidence(**cues)))
         return traces
 
-
-def assembled(
-    answers: Sequence[Answer], videos: Sequence[VideoTracks], asked: Sequence[Asked]
-) -> tuple[list[Float[Tensor, "points time 2"]], list[Bool[Tensor, "points time"]], Evidence]:
-    """Positions and visibility as the tracer says, by video; and the evidence for the latter.
-
-    The evidence is of the evaluated frames of all videos, in the order of ``flat``.
-    """
-    pred = [torch.where(v.is_query()[..., None], v.target, 0.0) for v in videos]
-    called = [v.is_query() for v in videos]
-    told = [cue for cue in ("peak_kl", "return_px") if _tells(answers[0], cue)]
-    cues = {cue: [torch.zeros(v.visible.shape).double() for v in videos] for cue in told}
-    answered = [v.is_query() for v in videos]
-    for answer, ask in zip(answers, asked, strict=True):
-        at = (ask.points, ask.t)
-        pred[ask.video][at], called[ask.video][at] = answer.xy, answer.visible
-        answered[ask.video][at] = True
-        for cue, values in cues.items():
-            values[ask.video][at] = getattr(answer.evidence, cue)
-    for video, done in zip(videos, answered, strict=True):
-        # A frame that nobody was asked for would pass for the corner of the image.
-        assert torch.equal(done, video.evaluated() | video.is_query()), f"{video.name} has gaps"
-    return pred, called, Evidence(**{cue: flat(values, videos) for cue, values in cues.items()})
+    def _check(self, traces: Traces, points: Tensor, part: str) -> None:
+        got, visible = tuple(traces.xy.shape), tuple(traces.visible.shape)
+        if traces.xy.shape != points.shape or visible != got[:2]:
+            raise ValueError(
+                f"{self.name} answers {part} with positions {got} and visibility {visible} for "
+                f"queries {tuple(points.shape)}; a tracer must answer every query once."
+            )
+        if bad := int((~traces.xy.isfinite()).any(-1).sum()):
+            raise ValueError(
+                f"{self.name} answers {bad} of {points.shape[1]} points of {part} with a position "
+                "that is no number; mend the tracer, since such an answer cannot be scored."
+            )
 
 
-def _tells(answer: Answer, cue: str) -> bool:
-    return getattr(answer.evidence, cue) is not None
+class Joined(NamedTuple):
+    """Positions and visibility as a tracer says, by video; the evidence of all videos, in order."""
+
+    pred: list[Float[Tensor, "_ 2"]]
+    called: list[Bool[Tensor, " _"]]
+    evidence: Evidence
 
 
-def flat(values: Sequence[Tensor], videos: Sequence[VideoTracks]) -> Tensor:
-    """What (points, time) tensors, one a video, hold in the evaluated frames."""
-    return torch.cat([value[v.evaluated()] for value, v in zip(values, videos, strict=True)])
+def joined(answers: Sequence[Answer], videos: Sequence[VideoTracks]) -> Joined:
+    """The answers of all pairs of frames as items of the videos."""
+    sizes = [len(video) for video in videos]
+    asked = sum(len(video.pairs) for video in videos)
+    # What nobody was asked for would pass for the corner of the image.
+    assert len(answers) == asked, f"{len(answers)} answers to {asked} pairs of frames"
+    xy = torch.cat([answer.xy for answer in answers])
+    said = torch.cat([answer.visible for answer in answers])
+    told = [
+        cue for cue in ("peak_kl", "return_px") if getattr(answers[0].evidence, cue) is not None
+    ]
+    cues = {cue: torch.cat([getattr(answer.evidence, cue) for answer in answers]) for cue in told}
+    return Joined(list(xy.split(sizes)), list(said.split(sizes)), Evidence(**cues))
 
 
-def by_video(
-    called: Bool[Tensor, " n"], videos: Sequence[VideoTracks]
-) -> list[Bool[Tensor, "points time"]]:
-    """Inverse of ``flat`` for visibility; a point is visible in the frame that it is queried in."""
-    filled = [video.is_query() for video in videos]
-    sizes = [int(video.evaluated().sum()) for video in videos]
-    for one, video, own in zip(filled, videos, called.split(sizes), strict=True):
-        one[video.evaluated()] = own
-    return filled
+def flat(values: Iterable[Tensor]) -> Tensor:
+    """Values of items, one tensor a video, as one list."""
+    return torch.cat(list(values))
+
+
+def by_video(called: Bool[Tensor, " n"], videos: Sequence[VideoTracks]) -> list[Tensor]:
+    """Inverse of ``flat``."""
+    return list(called.split([len(video) for video in videos]))
+
+
+def pairs_of(videos: Sequence[VideoTracks]) -> Iterator[Asked]:
+    """All pairs of frames, video by video."""
+    for number, video in enumerate(videos):
+        for row in video.pairs.tolist():
+            yield Asked(number, *row)

@@ -7,6 +7,7 @@ A ratio of nothing to nothing is NaN.
 
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
@@ -16,7 +17,8 @@ from data.types import PointPairs
 
 THRESHOLDS_PX = (1.0, 2.0, 4.0, 8.0, 16.0)  # at 256x256
 BENCHMARK_HW = (256, 256)  # the frame in which these thresholds are pixels
-QueryMode = Literal["first", "strided"]
+QueryMode = Literal["first", "strided", "cfg"]
+CFG_GAP = 5  # frames from query to target in query mode cfg
 Sums = tuple[Float64[Tensor, ""], Float64[Tensor, ""]]
 
 
@@ -58,25 +60,27 @@ def average_distance(
 def evaluated_frames(
     query_frame: Int[Tensor, " points"], num_frames: int, mode: QueryMode
 ) -> Bool[Tensor, "points time"]:
-    """Frames that count: after the query's (``first``), or all but the query's (``strided``).
+    """Frames that count: after the query's (``first``), all but it (``strided``), 5 on (``cfg``).
 
     Source:
-        Doersch et al. 2022, TAP-Vid.
+        Doersch et al. 2022, TAP-Vid; cfg: Stojanov et al. 2025, Opt-CWM.
     """
-    frame = torch.arange(num_frames, device=query_frame.device)
-    if mode == "first":
-        return frame > query_frame[:, None]
-    if mode == "strided":
-        return frame != query_frame[:, None]
-    raise ValueError(f"query mode is {mode!r}; TAP-Vid knows 'first' and 'strided'.")
+    gap = torch.arange(num_frames, device=query_frame.device) - query_frame[:, None]
+    known = {"first": gap > 0, "strided": gap != 0, "cfg": gap == CFG_GAP}
+    if mode not in known:
+        raise ValueError(f"query mode is {mode!r}; use one of {', '.join(known)}.")
+    return known[mode]
 
 
 def _delta_sums(
     pred: Float[Tensor, "*n 2"], target: Float[Tensor, "*n 2"], visible: Bool[Tensor, "*n"]
 ) -> tuple[Float64[Tensor, " thresholds"], Float64[Tensor, ""]]:
-    distance = distances(pred, target)[visible]
-    within = torch.stack([(distance < t).sum() for t in THRESHOLDS_PX]).double()
-    return within, visible.sum().double()
+    return _closer_counts(distances(pred, target)[visible]), visible.sum().double()
+
+
+def _closer_counts(distance: Float64[Tensor, " n"]) -> Float64[Tensor, " thresholds"]:
+    """How many are strictly closer than each threshold; NaN is never closer."""
+    return (distance < distance.new_tensor(THRESHOLDS_PX)[:, None]).sum(1).double()
 
 
 def delta_per_threshold(
@@ -118,13 +122,8 @@ def jaccard_per_threshold(
     called visible in a wrong place is counted twice in the denominator.
     """
     seen, called = visible & evaluated, pred_visible & evaluated
-    distance = distances(pred, target)
-    scores = []
-    for threshold in THRESHOLDS_PX:
-        true_positive = seen & called & (distance < threshold)
-        false_positive = called & ~true_positive
-        scores.append(true_positive.sum() / (seen.sum() + false_positive.sum()).double())
-    return torch.stack(scores)
+    true_positive = _closer_counts(distances(pred, target)[seen & called])
+    return true_positive / (seen.sum() + called.sum() - true_positive)
 
 
 def average_jaccard(
@@ -136,6 +135,25 @@ def average_jaccard(
 ) -> Float64[Tensor, ""]:
     """AJ: mean of ``jaccard_per_threshold``, a fraction."""
     return jaccard_per_threshold(pred, target, pred_visible, visible, evaluated).mean()
+
+
+def occlusion_f1(true_positive: float, false_positive: float, false_negative: float) -> float:
+    """OF1: harmonic mean of precision and recall of "occluded"; NaN if nothing is or is called so.
+
+    As published the counts are summed over all videos, unlike every other score of tracks.
+
+    Source:
+        Stojanov et al. 2025, Opt-CWM.
+    """
+    whole = 2 * true_positive + false_positive + false_negative
+    return 2 * true_positive / whole if whole else float("nan")
+
+
+def median(values: Float[Tensor, " n"] | Float[np.ndarray, " n"]) -> float:
+    """The middle value, or the mean of the two in the middle; NaN of nothing. Of any length."""
+    if not len(values):
+        return float("nan")
+    return float(np.median(values.cpu().numpy() if isinstance(values, Tensor) else values))
 
 
 def _hit_sums(
@@ -183,7 +201,7 @@ def two_frame_scores(
     pred_256, target_256 = (rescale_points(p, frame_hw, BENCHMARK_HW) for p in (pred, pairs.target))
     return {
         "epe": endpoint_error(pred, pairs.target, scored).item(),
-        "median": error.quantile(0.5).item() if len(error) else float("nan"),
+        "median": median(error),
         "delta_avg": delta_avg(pred_256, target_256, scored).item(),
         "hit": hit_share(pred, pairs.target, scored, patch_px).item(),
         "num_points": len(error),

@@ -1,0 +1,1 @@
+"""Public data sets of optical flow: each module lists the pairs of one as ``PairFiles``."""
