@@ -185,8 +185,8 @@ def test_ten_videos_have_intervals_over_videos(tmp_path):
     assert min(each) < low < zero.epe < high < max(each)
     assert off.epe_interval == pytest.approx((2.0, 2.0), abs=1e-4)
     for key in ("epe", "ad", "delta_avg", "aj"):
-        each, (low, high) = [video[key] for video in zero.videos], zero.intervals[key]
-        assert min(each) <= low < zero.scores[key] < high <= max(each), key
+        each, (least, most) = [video[key] for video in zero.videos], zero.intervals[key]
+        assert min(each) <= least < zero.scores[key] < most <= max(each), key
     assert zero.intervals["oa"] == pytest.approx((0.875, 0.875))  # the same in every video
     assert zero.paired_vs["excludes_zero"]
     assert zero.paired_vs["interval"] == pytest.approx([low - 2, high - 2], abs=1e-3)
