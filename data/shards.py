@@ -1,257 +1,128 @@
-"""Clip shards to frame pairs: the webdataset pipeline, in the order in which data flows.
+"""Tickets to batches: what a loader's worker does. It keeps nothing that a batch depends on.
 
-Which consumer (worker of a rank) reads what is worked out here, openly: the shards are shuffled by
-(seed, epoch) and only then dealt out. What is drawn for a sample (frames, crop, flip) depends on
-(seed, epoch, key) alone, so it is the same whoever reads it.
+What is drawn for a sample (frames, crop, flip) depends on (seed, epoch, key) alone, so it is the
+same whoever reads it.
 """
 
-import json
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from itertools import count
-from pathlib import Path
+import tarfile
+from collections.abc import Sequence
+from io import BytesIO
 from random import Random
+from typing import Any
 
 import cv2
-import numpy as np
 import torch
-import webdataset as wds
-from einops import rearrange
-from jaxtyping import UInt8
-from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import Dataset
 
-from data.index import Shard, ShardIndex, read_index
+from data.pairs import PairConfig, pick_pair
+from data.permutation import key_of
+from data.plan import Tickets
+from data.remote import ShardFolder
+from data.shard_index import BLOCK
 
 log = logging.getLogger(__name__)
 
-PASS_EPOCHS = 1 << 20  # epochs set aside for one pass over an endless stream
 MIN_SEEN = 100  # samples before the share of corrupt ones means something
 MAX_CORRUPT = 0.01  # of the samples seen
+STAND_INS = 20  # corrupt samples in a row that end the run
+CORRUPT = (ValueError, KeyError, TypeError, tarfile.TarError, cv2.error)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairConfig:
-    """How two frames are picked from a clip."""
+class PairBatches(Dataset):
+    """Batches {"frames" uint8 (batch, 2, 3, H, W), "gap" int64 frames, "gap_s" float32 s, "key"}.
 
-    min_gap: int = 1  # frames
-    max_gap: int = 4  # frames; the gap is uniform in [min_gap, max_gap]
-    crop_px: int | None = None  # square window, random in training, central in validation
-    flip: bool = False  # mirror left-right half of the time (training only)
+    Codes come as "codes" int64 (batch, 2, rows, cols) in place of frames. A corrupt sample is
+    named, counted and replaced by another one of the same folder, which depends on the sample alone
+    and which the epoch may show once more. Validation batches have a "weight" float32 (batch,), 0
+    on rows that stand in or only fill up. Samples are counted by each worker for itself.
 
-    def check(self, index: ShardIndex) -> None:
-        """Raise ValueError if the clips of ``index`` are too short or too small."""
-        if not 1 <= self.min_gap <= self.max_gap < index.clip_frames:
-            raise ValueError(
-                f"min_gap={self.min_gap} max_gap={self.max_gap} do not fit clips of "
-                f"{index.clip_frames} frames; need 1 <= min_gap <= max_gap < {index.clip_frames}."
-            )
-        if self.crop_px is not None and not 1 <= self.crop_px <= index.size:
-            raise ValueError(
-                f"crop_px={self.crop_px} does not fit frames of {index.size} px; "
-                f"pass 1 to {index.size}, or null for the whole frame."
-            )
-
-
-def train_pairs(
-    folder: str | Path,
-    pairs: PairConfig,
-    seed: int = 0,
-    shuffle: int = 500,
-    rank: int = 0,
-    world: int = 1,
-) -> wds.DataPipeline:
-    """Endless {"frames" uint8 (2, 3, H, W), "gap" frames, "key"}, one pair per clip and epoch.
-
-    Args:
-        shuffle: clips held encoded in memory, by each worker, to mix neighbors of one video.
-
-    Raises:
-        ValueError: the folder is no folder of shards, ``pairs`` does not fit it, or, while
-            iterating, over 1 % of the samples are corrupt.
-    """
-    folder, index = Path(folder), read_index(folder)
-    pairs.check(index)
-    return wds.DataPipeline(
-        PlannedShards(folder, index, rank, world, seed=seed, endless=True),
-        read_samples,
-        partial(_shuffle, size=shuffle, seed=f"{seed}/{rank}"),
-        PickPairs(pairs, index.size, seed, is_train=True),
-    )
-
-
-def val_pairs(
-    folder: str | Path, pairs: PairConfig, seed: int = 0, rank: int = 0, world: int = 1
-) -> wds.DataPipeline:
-    """Every clip once, over all ranks and workers together; the same pairs at each validation."""
-    folder, index = Path(folder), read_index(folder)
-    pairs.check(index)
-    return wds.DataPipeline(
-        PlannedShards(folder, index, rank, world, seed=seed, endless=False),
-        read_samples,
-        PickPairs(pairs, index.size, seed, is_train=False),
-    )
-
-
-@dataclass(frozen=True)
-class ShardPart:
-    """Samples ``first``, ``first + step``, ... of one shard, in one epoch."""
-
-    path: Path
-    samples: int  # in the whole shard
-    first: int
-    step: int
-    epoch: int
-
-
-class PlannedShards:
-    """First stage: the parts of shards that fall to this consumer.
-
-    With at least as many shards as consumers, whole shards are dealt out; with fewer, everyone
-    reads every shard and takes its share of the samples. A finite stream always deals samples, so
-    that ranks differ by one sample at most.
+    Raises, while reading:
+        ValueError: over 1 % of at least 100 samples are corrupt, or 20 in a row.
     """
 
     def __init__(
-        self, folder: Path, index: ShardIndex, rank: int, world: int, seed: int, endless: bool
+        self, folders: Sequence[ShardFolder], pairs: PairConfig, seed: int, is_train: bool
     ) -> None:
-        if not 0 <= rank < world:
-            raise ValueError(f"got rank={rank} of world={world}; need 0 <= rank < world.")
-        self.folder, self.shards = folder.absolute(), index.shards
-        self.rank, self.world, self.seed, self.endless = rank, world, seed, endless
-        self.passes = 0  # each new iterator over an endless stream goes on with fresh epochs
-
-    def __call__(self) -> Iterator[ShardPart]:
-        worker = get_worker_info()
-        workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
-        consumer, consumers = worker_id * self.world + self.rank, workers * self.world
-        if not self.endless:
-            yield from self._deal_samples(list(self.shards), 0, consumer, consumers)
-            return
-        first_epoch, self.passes = self.passes * PASS_EPOCHS, self.passes + 1
-        for epoch in count(first_epoch):
-            shards = list(self.shards)
-            Random(f"{self.seed}/{epoch}").shuffle(shards)
-            if len(shards) < consumers:
-                yield from self._deal_samples(shards, epoch, consumer, consumers)
-            else:
-                for shard in shards[consumer::consumers]:
-                    yield ShardPart(self.folder / shard.name, shard.samples, 0, 1, epoch)
-
-    def _deal_samples(
-        self, shards: list[Shard], epoch: int, consumer: int, consumers: int
-    ) -> Iterator[ShardPart]:
-        # Turned by the epoch: with fewer samples than consumers, each still gets some in time.
-        before = -epoch
-        for shard in shards:
-            first = (consumer - before) % consumers
-            yield ShardPart(self.folder / shard.name, shard.samples, first, consumers, epoch)
-            before += shard.samples
-
-
-def read_samples(parts: Iterable[ShardPart]) -> Iterator[dict]:
-    """Second stage: encoded samples, as webdataset groups them, with their epoch.
-
-    What the index promises and the shard does not yield comes out as {"__lost__": reason}.
-    """
-    for part in parts:
-        errors: list[str] = []
-
-        def note(error: Exception, errors: list[str] = errors) -> bool:
-            errors.append(str(error.args[0]) if error.args else type(error).__name__)
-            return True
-
-        found = 0
-        for sample in wds.tarfile_samples([{"url": str(part.path)}], handler=note):
-            if found % part.step == part.first and found < part.samples:
-                yield {**sample, "__epoch__": part.epoch}
-            found += 1
-        for number in range(found, part.samples):
-            if number % part.step == part.first:
-                reason = "; ".join(errors) or f"ends after {found} of {part.samples} samples"
-                lost = {"__key__": f"sample {number}", "__url__": str(part.path)}
-                yield {**lost, "__epoch__": part.epoch, "__lost__": reason}
-
-
-def _shuffle(samples: Iterator[dict], size: int, seed: str) -> Iterator[dict]:
-    worker = get_worker_info()
-    rng = Random(f"{seed}/{worker.id if worker else 0}")
-    return wds.shuffle(size, initial=size, rng=rng)(samples) if size > 1 else samples
-
-
-class PickPairs:
-    """Last stage: decodes two frames of each clip; corrupt clips are named, skipped and counted.
-
-    The count is kept over all passes of this consumer.
-    """
-
-    def __init__(self, pairs: PairConfig, size: int, seed: int, is_train: bool) -> None:
-        self.pairs, self.size, self.seed, self.is_train = pairs, size, seed, is_train
+        for folder in folders:
+            pairs.check(folder.index)
+        self.folders, self.pairs, self.seed, self.is_train = folders, pairs, seed, is_train
         self.seen = self.corrupt = 0
-        self.last_corrupt = ""
 
-    def __call__(self, samples: Iterable[dict]) -> Iterator[dict]:
-        for sample in samples:
-            self.seen += 1
-            pair = self._pick(sample)
-            if self.seen >= MIN_SEEN:
-                self._stop_if_too_many()
-            if pair is not None:
-                yield pair
-        if self.corrupt == self.seen:
-            self._stop_if_too_many()
+    def __getitem__(self, tickets: Tickets) -> dict[str, Any]:
+        places = zip(tickets.source, tickets.epoch, tickets.sample, strict=True)
+        rows = [self._row(int(s), int(epoch), int(number)) for s, epoch, number in places]
+        batch = {
+            "gap": torch.tensor([row["gap"] for row in rows]),
+            "gap_s": torch.tensor([row["gap_s"] for row in rows], dtype=torch.float32),
+            "key": [row["key"] for row in rows],
+        }
+        name = "codes" if "codes" in rows[0] else "frames"
+        batch[name] = torch.stack([row[name] for row in rows])
+        if tickets.weight is not None:
+            real = torch.tensor([not row["is_stand_in"] for row in rows])
+            batch["weight"] = torch.from_numpy(tickets.weight).float() * real
+        return batch
 
-    def _pick(self, sample: dict) -> dict | None:
-        key = sample["__key__"]
-        rng = Random(f"{self.seed}/{sample['__epoch__']}/{key}")
+    def _row(self, source: int, epoch: int, number: int) -> dict[str, Any]:
+        samples, asked = self.folders[source].index.num_samples, number
+        for attempt in range(1, STAND_INS + 1):
+            row = self._read(source, epoch, number)
+            if self.seen >= MIN_SEEN and self.corrupt > MAX_CORRUPT * self.seen:
+                break
+            if row is not None:
+                return row | {"is_stand_in": attempt > 1}
+            number = key_of("stand-in", self.seed, source, epoch, asked, attempt) % samples
+        raise ValueError(
+            f"{self.corrupt} of {self.seen} samples are corrupt (the last in "
+            f"{self.folders[source].place(number)} of {self.folders[source].name}), over "
+            f"{MAX_CORRUPT:.0%}; ingest the videos again or copy the shards again."
+        )
+
+    def _read(self, source: int, epoch: int, number: int) -> dict[str, Any] | None:
+        folder, key = self.folders[source], "unnamed"
+        self.seen += 1
         try:
-            return pick_pair(sample, self.pairs, self.size, rng, self.is_train)
-        except (ValueError, KeyError, TypeError, cv2.error) as error:
+            key, sample = members(folder.read(number))
+            when = epoch if self.is_train else "held-out"
+            rng = Random(f"{self.seed}/{source}/{when}/{key}")
+            return pick_pair(sample, folder.index, self.pairs, rng, self.is_train) | {"key": key}
+        except CORRUPT as error:
             self.corrupt += 1
-            self.last_corrupt = f"{Path(sample['__url__']).name}, {key}"
-            log.warning("skipped corrupt sample %s: %s", self.last_corrupt, error)
+            log.warning("skipped corrupt sample %s, %s: %s", folder.place(number), key, error)
             return None
 
-    def _stop_if_too_many(self) -> None:
-        if self.corrupt > MAX_CORRUPT * self.seen:
-            raise ValueError(
-                f"{self.corrupt} of {self.seen} samples are corrupt (last: {self.last_corrupt}), "
-                f"over {MAX_CORRUPT:.0%}; ingest the videos again or copy the shards again."
-            )
 
-
-def pick_pair(sample: dict, pairs: PairConfig, size: int, rng: Random, is_train: bool) -> dict:
-    """Two frames of one encoded clip of ``size`` px, cropped and mirrored alike.
+def members(content: bytes) -> tuple[str, dict[str, bytes]]:
+    """The key of a sample, and its tar members by what follows the key's dot.
 
     Raises:
-        ValueError, KeyError, TypeError, cv2.error: the sample is corrupt.
+        ValueError, tarfile.TarError: the bytes are not the members of one sample.
     """
-    if "__lost__" in sample:
-        raise ValueError(sample["__lost__"])
-    num_frames = json.loads(sample["json"])["num_frames"]
-    gap = rng.randint(pairs.min_gap, min(pairs.max_gap, num_frames - 1))
-    start = rng.randrange(num_frames - gap)
-    both = torch.stack([_decode(sample, t, size) for t in (start, start + gap)])
-    if pairs.crop_px is not None:
-        spare = size - pairs.crop_px
-        top, left = [rng.randint(0, spare) if is_train else spare // 2 for _ in range(2)]
-        both = both[..., top : top + pairs.crop_px, left : left + pairs.crop_px]
-    if pairs.flip and is_train and rng.random() < 0.5:
-        both = both.flip(-1)
-    return {"frames": both.contiguous(), "gap": gap, "key": sample["__key__"]}
+    found: dict[str, bytes] = {}
+    keys = set()
+    for name, value in _plain_members(content) or _any_members(content):
+        key, _, suffix = name.partition(".")
+        keys.add(key)
+        found[suffix] = value
+    if len(keys) != 1:
+        raise ValueError(f"its bytes hold {len(keys)} samples where the index says one")
+    return keys.pop(), found
 
 
-def _decode(sample: dict, t: int, size: int) -> UInt8[Tensor, "3 size size"]:
-    names = [f"{t:03d}.{suffix}" for suffix in ("jpg", "png")]
-    encoded = next((sample[name] for name in names if name in sample), None)
-    if encoded is None:
-        raise ValueError(f"frame {t} is not there")
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise ValueError(f"frame {t} is no readable image")
-    if pixels.shape[:2] != (size, size):
-        height, width = pixels.shape[:2]
-        raise ValueError(f"frame {t} is {height}x{width} px, the index says {size}x{size}")
-    return torch.from_numpy(rearrange(pixels, "h w c -> c h w").copy())
+def _plain_members(content: bytes) -> list[tuple[str, bytes]] | None:
+    """Members with a single header block each, at a third of the time; None if one has more."""
+    found, start = [], 0
+    while start < len(content):
+        header = tarfile.TarInfo.frombuf(content[start : start + BLOCK], "utf-8", "strict")
+        if header.type != tarfile.REGTYPE:
+            return None
+        start += BLOCK
+        found.append((header.name, content[start : start + header.size]))
+        start += -(-header.size // BLOCK) * BLOCK
+    return found
+
+
+def _any_members(content: bytes) -> list[tuple[str, bytes]]:
+    with tarfile.open(fileobj=BytesIO(content), mode="r:") as tar:
+        return [(member.name, tar.extractfile(member).read()) for member in tar]

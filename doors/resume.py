@@ -127,11 +127,6 @@ def _agreeing(cfg: DictConfig, out: Path) -> Path:
             steps_then,
             steps_now,
         )
-    if "stages" not in then.data and rank_or_any() == 0:
-        log.warning(
-            "clips are dealt out from the start again, so from here on this run sees other batches "
-            "than an undisturbed one would have."
-        )
     return out / LAST
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
 from data.datamodule import ClipDataModule
@@ -30,8 +31,9 @@ def training_note(
 def data_in_words(data: Any, plan: list[Work]) -> str:
     """Stages of synthetic scenes, or the clips, named by their folder alone."""
     if isinstance(data, ClipDataModule):
-        gaps = f"{data.pairs.min_gap} to {data.pairs.max_gap}"
-        return f"clips of {data.root.name}, pairs of frames {gaps} frames apart"
+        gaps = f"{data.pairs.min_gap} to {data.pairs.max_gap} {data.pairs.gap_unit}"
+        names = " and ".join(PurePosixPath(root).name for root in data.roots)
+        return f"clips of {names}, pairs of frames {gaps} apart"
     if not hasattr(data, "stages"):
         return f"a {type(data).__name__}"
     stages = [f"{work.steps:,} steps of {work.batch} pairs at {work.size} px" for work in plan]

@@ -25,7 +25,8 @@ TRAINING = 2  # salt: no two random streams of one seed are the same
 class PredictorModule(L.LightningModule):
     """Nats per code of frame 1, patches in a fresh random order for every sample.
 
-    Batches: ``frames`` uint8 (batch, 2, 3, height, width), frame 0 and frame 1, and optionally
+    Batches: ``frames`` uint8 (batch, 2, 3, height, width), frame 0 and frame 1, or ``codes`` int64
+    (batch, 2, rows, cols), those of the frames by this very quantizer, and optionally
     ``frame1_share``: the share of frame 1's patches that a sequence holds; validation also reads
     ``gap``, ``key`` and, where there is one, ``weight`` (0 = only fills up the batch), and logs
     what ``lras.held_out`` computes. The quantizer is frozen and lives in the same checkpoint.
@@ -71,9 +72,22 @@ class PredictorModule(L.LightningModule):
         whole.load_state_dict(weights, assign=True)
         return NextFrame(self.quantizer, whole.requires_grad_(False)).eval()
 
+    def setup(self, stage: str) -> None:
+        """Data of codes must come from this quantizer: a data module that asks is told which."""
+        data = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "expect_fingerprint"):
+            data.expect_fingerprint = self.quantizer.fingerprint()
+
     def codes(self, frames: Tensor) -> tuple[PatchGrid, Tensor, Tensor]:
-        """The grid of these frames, and their codes, (batch, patches, codes) of frames 0 and 1."""
+        """The grid of these frames, and their codes, (batch, patches, codes) of frames 0 and 1.
+
+        Codes in place of frames are only regrouped by patch.
+        """
         cfg = self.predictor.cfg
+        if frames.dtype != torch.uint8:
+            height, width = (side * cfg.code_px for side in frames.shape[-2:])
+            grid = PatchGrid(height, width, cfg.patch_px, cfg.code_px)
+            return grid, *(grid.to_patches(cells) for cells in frames.unbind(1))
         grid = PatchGrid(*frames.shape[-2:], cfg.patch_px, cfg.code_px)
         frame0, frame1 = (frames.float() / 255).unbind(1)
         codes0, codes1 = (grid.to_patches(self.quantizer.encode(f)) for f in (frame0, frame1))
@@ -89,7 +103,7 @@ class PredictorModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         part = batch_index % self.trainer.accumulate_grad_batches
         seed = self._order_seed(TRAINING, self.global_step, part)
-        nats = self.nats(batch["frames"], seed, batch.get("frame1_share", 1.0))
+        nats = self.nats(frames_or_codes(batch), seed, batch.get("frame1_share", 1.0))
         loss = nats.mean()
         shown = loss.detach()
         # Every rank's samples, or rank 0 would speak for its own alone; but sync_dist would have
@@ -104,13 +118,16 @@ class PredictorModule(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Nats of every patch of frame 1, each sample in an order of its own that never changes."""
-        grid, codes0, codes1 = self.codes(batch["frames"])
+        grid, codes0, codes1 = self.codes(frames_or_codes(batch))
         order0, order1 = held_out_orders(batch["key"], grid.num_patches, self.seed)
         nats = self.predictor(codes0, codes1, order0.to(codes0), order1.to(codes1), grid)
-        frames, gap, codes0, codes1, nats = (
-            counted(batch, rows) for rows in (batch["frames"], batch["gap"], codes0, codes1, nats)
+        gap, codes0, codes1, nats = (
+            counted(batch, rows) for rows in (batch["gap"], codes0, codes1, nats)
         )
         self.held_out.update(nats, gap, codes0, codes1)
+        if "frames" not in batch:
+            return  # nothing to hold decoded codes against
+        frames = counted(batch, batch["frames"])
         codes = grid.to_cells(torch.cat([codes0, codes1]))
         with torch.autocast(codes.device.type, enabled=False):
             decoded = self.quantizer.decode(codes)
@@ -151,3 +168,8 @@ class PredictorModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lras"] = describe(self)
+
+
+def frames_or_codes(batch: dict[str, Any]) -> Tensor:
+    """What a batch holds: ``frames`` uint8, or ``codes`` of another integer type."""
+    return batch["frames"] if "frames" in batch else batch["codes"]

@@ -1,185 +1,249 @@
-"""Who reads which clip, which frames are drawn from it, and what becomes of corrupt ones."""
+"""From tickets to pairs: which frames are drawn, and what becomes of corrupt samples."""
 
 import logging
+import math
 from collections import Counter
-from itertools import chain, islice
+from io import BytesIO
 
+import numpy as np
 import pytest
 import torch
 from fake_datasets import clip_frame, write_clip_shards
-from torch.utils.data import DataLoader
 
-from data.index import read_index
-from data.shards import PairConfig, PlannedShards, read_samples, train_pairs, val_pairs
+from data.index import ShardWriter
+from data.pairs import PairConfig
+from data.plan import Tickets
+from data.remote import CacheConfig, open_folder
+from data.shards import PairBatches, members
+from tests.fake_shards import token_codes, write_token_shards
 
 PAIRS = PairConfig(min_gap=1, max_gap=3)
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return write_clip_shards(tmp_path_factory.mktemp("clips"), num_clips=14)  # 4 + 4 + 4 + 2
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    write_clip_shards(root / "train", num_clips=14)  # 4 + 4 + 4 + 2
+    return root
 
 
-def keys_of_epoch(folder, rank, world, epoch, seed=0):
-    parts = PlannedShards(folder, read_index(folder), rank, world, seed=seed, endless=True)()
-    keys = []
-    for sample in read_samples(part for part in parts if part.epoch >= epoch):
-        if sample["__epoch__"] > epoch:
-            return keys
-        keys.append(sample["__key__"])
+def batches_of(root, pairs=PAIRS, seed=0, is_train=True) -> PairBatches:
+    return PairBatches([open_folder(root, "train", CacheConfig())], pairs, seed, is_train)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4, 5, 9])
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_each_epoch_deals_every_clip_to_exactly_one_consumer(shards, world, epoch):
-    dealt = [keys_of_epoch(shards, rank, world, epoch) for rank in range(world)]
-    assert sorted(chain(*dealt)) == [f"clip{n:03d}" for n in range(14)]
+def tickets(samples, epoch=0, weight=None) -> Tickets:
+    samples = np.array(samples)
+    zeros = np.zeros_like(samples)
+    return Tickets(zeros, zeros + epoch, samples, None if weight is None else np.array(weight))
 
 
-def test_shards_are_shuffled_before_they_are_dealt_out(shards):
-    firsts = {keys_of_epoch(shards, 0, 4, epoch)[0] for epoch in range(12)}
-    assert firsts == {"clip000", "clip004", "clip008", "clip012"}
+def test_each_ticket_gets_its_own_sample_in_order(clips):
+    batch = batches_of(clips)[tickets([13, 0, 5, 5])]
+    assert batch["key"] == ["clip013", "clip000", "clip005", "clip005"]
+    assert set(batch) == {"frames", "gap", "gap_s", "key"}
+    assert batch["frames"].shape == (4, 2, 3, 8, 8) and batch["frames"].dtype == torch.uint8
+    assert (batch["gap"].dtype, batch["gap_s"].dtype) == (torch.int64, torch.float32)
 
 
-def test_order_is_a_function_of_seed_and_epoch(shards):
-    orders = [tuple(keys_of_epoch(shards, 0, 1, e, s)) for s, e in [(0, 0), (0, 1), (1, 0)]]
-    assert len(set(orders)) == 3
-    assert orders[0] == tuple(keys_of_epoch(shards, 0, 1, 0, 0))
-
-
-def test_more_consumers_than_clips_all_get_something_in_time(tmp_path):
-    folder = write_clip_shards(tmp_path, num_clips=2)
-    for rank in range(5):
-        stream = train_pairs(folder, PAIRS, rank=rank, world=5, shuffle=1)
-        assert len(list(islice(stream, 2))) == 2
-
-
-def test_a_pair_is_two_frames_of_the_clip_it_names_as_far_apart_as_it_says(shards):
-    gaps, starts = Counter(), Counter()
-    for sample in islice(train_pairs(shards, PAIRS, shuffle=20), 450):
-        clip, gap = int(sample["key"].removeprefix("clip")), sample["gap"]
-        start = int(sample["frames"][0, 1, 0, 0])
-        assert torch.equal(sample["frames"][0], clip_frame(clip, start, 8))
-        assert torch.equal(sample["frames"][1], clip_frame(clip, start + gap, 8))
-        gaps[gap] += 1
-        starts[start] += 1
-    assert set(gaps) == {1, 2, 3} and min(gaps.values()) > 100
+def test_a_pair_is_two_frames_of_the_clip_it_names_as_far_apart_as_it_says(clips):
+    gaps, starts, reader = Counter(), Counter(), batches_of(clips)
+    for epoch in range(25):
+        batch = reader[tickets(range(14), epoch)]
+        for clip, (frames, gap) in enumerate(zip(batch["frames"], batch["gap"], strict=True)):
+            start = int(frames[0, 1, 0, 0])
+            assert torch.equal(frames[0], clip_frame(clip, start, 8))
+            assert torch.equal(frames[1], clip_frame(clip, start + int(gap), 8))
+            gaps[int(gap)] += 1
+            starts[start] += 1
+        assert torch.allclose(batch["gap_s"], batch["gap"] / 30)
+    assert set(gaps) == {1, 2, 3} and min(gaps.values()) > 85
     assert set(starts) == {0, 1, 2, 3, 4}
 
 
-def test_what_is_drawn_for_a_clip_does_not_depend_on_who_reads_it(shards):
-    def first_epoch(world):
-        drawn = {}
-        for rank in range(world):
-            for sample in islice(train_pairs(shards, PAIRS, rank=rank, world=world, shuffle=1), 2):
-                drawn[sample["key"]] = (sample["gap"], int(sample["frames"][0, 1, 0, 0]))
-        return drawn
+def test_what_is_drawn_depends_on_seed_epoch_and_key_alone(clips):
+    def drawn(order, epoch=0, seed=0):
+        batch = batches_of(clips, PairConfig(max_gap=5), seed)[tickets(order, epoch)]
+        starts = batch["frames"][:, 0, 1, 0, 0].tolist()
+        return dict(zip(order, zip(batch["gap"].tolist(), starts, strict=True), strict=True))
 
-    alone, many = first_epoch(1), first_epoch(4)
-    assert len(many) == 8 and alone.items() <= many.items()
-
-
-def test_training_shuffles_and_repeats_for_the_same_seed(shards):
-    def keys(seed):
-        return [
-            sample["key"] for sample in islice(train_pairs(shards, PAIRS, seed, shuffle=20), 30)
-        ]
-
-    assert keys(0) == keys(0) != keys(1)
-    assert keys(0)[:14] != sorted(keys(0)[:14])
+    forward, backward = drawn(range(14)), drawn(range(13, -1, -1))
+    assert forward == backward
+    assert forward != drawn(range(14), epoch=1) and forward != drawn(range(14), seed=1)
 
 
-def test_another_pass_goes_on_with_other_pairs(shards):
-    stream = train_pairs(shards, PAIRS, shuffle=20)
-    first, second = ([(s["key"], s["gap"]) for s in islice(stream, 14)] for _ in range(2))
-    assert first != second
+def test_held_out_pairs_are_the_same_whatever_the_epoch(clips):
+    reader = batches_of(clips, is_train=False)
+    first, second = (reader[tickets(range(14), epoch, [1] * 14)] for epoch in (0, 3))
+    assert torch.equal(first["frames"], second["frames"])
+    assert first["weight"].tolist() == [1.0] * 14 and first["weight"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_validation_counts_every_clip_once_over_ranks_and_workers(shards, workers):
-    seen = []
-    for rank in range(2):
-        stream = val_pairs(shards, PAIRS, rank=rank, world=2)
-        loader = DataLoader(stream, batch_size=None, num_workers=workers)
-        seen.append([sample["key"] for sample in loader])
-    assert sorted(chain(*seen)) == [f"clip{n:03d}" for n in range(14)]
-    assert len(seen[0]) == len(seen[1]) == 7
+# --- gaps --------------------------------------------------------------------------------------
 
 
-def test_validation_draws_the_same_pairs_each_time(shards):
-    stream = val_pairs(shards, PAIRS)
-    first, second = ([(s["key"], s["gap"]) for s in stream] for _ in range(2))
-    assert first == second
+@pytest.mark.parametrize(
+    "low, high, fps, num_frames, expected",
+    [
+        (0.1, 0.2, 30.0, 16, (3, 6)),
+        (0.1, 0.2, 10.0, 16, (1, 2)),
+        (0.1, 0.2, 60.0, 16, (6, 12)),
+        (0.1, 0.2, 60.0, 8, (6, 7)),  # the clip ends first
+        (0.1, 0.2, 3.0, 16, (1, 1)),  # a third of a second is the nearest there is
+        (0.11, 0.12, 30.0, 16, (3, 3)),
+    ],
+)
+def test_a_gap_in_seconds_becomes_frames_by_the_clips_own_rate(
+    low, high, fps, num_frames, expected
+):
+    pairs = PairConfig(min_gap=low, max_gap=high, gap_unit="seconds")
+    assert pairs.frames(fps, num_frames) == expected
 
 
-def test_workers_do_not_repeat_each_other(shards):
-    stream = train_pairs(shards, PAIRS, shuffle=1)
-    loader = DataLoader(stream, batch_size=None, num_workers=2)
-    keys = Counter(sample["key"] for sample in islice(loader, 28))
-    assert set(keys) == {f"clip{n:03d}" for n in range(14)}
+def test_clips_of_two_rates_keep_their_gap_in_seconds(tmp_path):
+    write_token_shards(tmp_path / "train", num_clips=40, clip_frames=16, fps=(10.0, 30.0))
+    pairs = PairConfig(min_gap=0.2, max_gap=0.4, gap_unit="seconds")
+    batch = batches_of(tmp_path, pairs)[tickets(range(40))]
+    assert set(batch["gap"][::2].tolist()) == {2, 3, 4}
+    assert min(batch["gap"][1::2]) >= 6 and max(batch["gap"][1::2]) <= 12
+    assert batch["gap_s"].min() > 0.199 and batch["gap_s"].max() < 0.401
 
 
-def test_both_frames_are_cropped_and_mirrored_alike(shards):
-    pairs = PairConfig(max_gap=2, crop_px=5, flip=True)
-    rows = Counter()
-    for sample in islice(train_pairs(shards, pairs, shuffle=1), 200):
-        assert sample["frames"].shape == (2, 3, 5, 5)
-        columns = sample["frames"][:, 2]
-        assert torch.equal(columns[0], columns[1])
-        rows[tuple(columns[0, 0].tolist())] += 1
+def test_a_clip_without_a_rate_has_no_gap_in_seconds(tmp_path, caplog):
+    write_token_shards(tmp_path / "train", num_clips=4, fps=(0.0,))
+    assert all(math.isnan(gap) for gap in batches_of(tmp_path)[tickets([0, 1])]["gap_s"])
+    pairs = PairConfig(min_gap=0.1, max_gap=0.2, gap_unit="seconds")
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="corrupt"):
+        batches_of(tmp_path, pairs)[tickets([0])]
+    assert "does not say its frame rate" in caplog.text
+
+
+# --- crops and codes ---------------------------------------------------------------------------
+
+
+def test_both_frames_are_cropped_and_mirrored_alike(clips):
+    reader, rows = batches_of(clips, PairConfig(max_gap=2, crop_px=5, flip=True)), Counter()
+    for epoch in range(15):
+        for frames in reader[tickets(range(14), epoch)]["frames"]:
+            assert frames.shape == (2, 3, 5, 5)
+            assert torch.equal(frames[0, 2], frames[1, 2])
+            rows[tuple(frames[0, 2, 0].tolist())] += 1
     windows = [tuple(range(left, left + 5)) for left in range(4)]
     assert set(rows) == {*windows, *(window[::-1] for window in windows)}
 
 
-def test_validation_takes_the_central_window(shards):
-    sample = next(iter(val_pairs(shards, PairConfig(crop_px=4, flip=True))))
-    assert sample["frames"][0, 2, 0].tolist() == [2, 3, 4, 5]
+def test_validation_takes_the_central_window(clips):
+    reader = batches_of(clips, PairConfig(crop_px=4, flip=True), is_train=False)
+    assert reader[tickets([3], weight=[1])]["frames"][0, 0, 2, 0].tolist() == [2, 3, 4, 5]
 
 
-def test_a_corrupt_sample_is_named_and_skipped(tmp_path, caplog):
-    folder = write_clip_shards(tmp_path, num_clips=120, shard_clips=60, clip_frames=2, corrupt=(7,))
+def test_a_tokenized_clip_gives_the_codes_of_two_frames(tmp_path):
+    write_token_shards(tmp_path / "train", num_clips=9, clip_frames=5, side=3)
+    batch = batches_of(tmp_path)[tickets(range(9))]
+    assert set(batch) == {"codes", "gap", "gap_s", "key"}
+    assert batch["codes"].shape == (9, 2, 3, 3) and batch["codes"].dtype == torch.int64
+    for clip, (codes, gap) in enumerate(zip(batch["codes"], batch["gap"], strict=True)):
+        start = int(codes[0, 0, 0]) - clip * 100
+        whole = torch.from_numpy(token_codes(clip, 5, 3, 3).astype(np.int64))
+        assert torch.equal(codes, whole[[start, start + int(gap)]])
+    assert batch["codes"].max() > 2**15  # uint16, not int16
+
+
+# --- corrupt samples ---------------------------------------------------------------------------
+
+
+def test_a_corrupt_sample_is_named_and_another_one_stands_in(tmp_path, caplog):
+    write_clip_shards(
+        tmp_path / "train", num_clips=120, shard_clips=60, clip_frames=2, corrupt=(7,)
+    )
+    reader = batches_of(tmp_path, PairConfig(max_gap=1))
     with caplog.at_level(logging.WARNING):
-        keys = [sample["key"] for sample in val_pairs(folder, PairConfig(max_gap=1))]
-    assert len(keys) == 119 and "clip007" not in keys
-    assert "clips-000000.tar, clip007: frame 0 is no readable image" in caplog.text
+        keys = reader[tickets(range(120))]["key"]
+    assert keys[:7] + keys[8:] == [f"clip{n:03d}" for n in range(120) if n != 7]
+    assert keys[7] != "clip007"
+    assert "clips-000000.tar, sample 7, clip007: frame 0 is no readable image" in caplog.text
+    again = batches_of(tmp_path, PairConfig(max_gap=1))[tickets([7])]
+    assert again["key"] == [keys[7]]  # whoever reads it
+    assert {batches_of(tmp_path, PairConfig(max_gap=1))[tickets([7], e)]["key"][0]
+            for e in range(6)} != {keys[7]}  # fmt: skip
+
+
+def test_what_stands_in_at_validation_does_not_count(tmp_path):
+    write_clip_shards(tmp_path / "train", num_clips=5, corrupt=(1,))
+    batch = batches_of(tmp_path, is_train=False)[tickets(range(5), weight=[1, 1, 1, 1, 0])]
+    assert batch["weight"].tolist() == [1, 0, 1, 1, 0]
 
 
 def test_over_one_percent_of_corrupt_samples_stop_the_run(tmp_path):
-    folder = write_clip_shards(tmp_path, 100, shard_clips=50, clip_frames=2, corrupt=(7, 11))
-    with pytest.raises(
-        ValueError, match=r"2 of 100 samples are corrupt .last: .*clip011., over 1%"
-    ):
-        list(val_pairs(folder, PairConfig(max_gap=1)))
+    write_clip_shards(tmp_path / "train", 100, shard_clips=50, clip_frames=2, corrupt=(7, 11))
+    reader = batches_of(tmp_path, PairConfig(max_gap=1))
+    with pytest.raises(ValueError, match=r"2 of 100 samples are corrupt .*over 1%; ingest"):
+        reader[tickets(range(100))]
 
 
 def test_few_samples_do_not_stop_the_run_unless_all_are_corrupt(tmp_path):
-    some = write_clip_shards(tmp_path / "some", num_clips=5, corrupt=(1,))
-    assert len(list(val_pairs(some, PAIRS))) == 4
-    none = write_clip_shards(tmp_path / "none", num_clips=3, corrupt=(0, 1, 2))
-    with pytest.raises(ValueError, match="3 of 3 samples are corrupt"):
-        list(val_pairs(none, PAIRS))
-    with pytest.raises(ValueError, match="100 of 100 samples are corrupt"):
-        next(iter(train_pairs(none, PAIRS, shuffle=1)))
+    write_clip_shards(tmp_path / "some" / "train", num_clips=5, corrupt=(1,))
+    assert len(batches_of(tmp_path / "some")[tickets(range(5))]["key"]) == 5
+    write_clip_shards(tmp_path / "none" / "train", num_clips=3, corrupt=(0, 1, 2))
+    with pytest.raises(ValueError, match="20 of 20 samples are corrupt"):
+        batches_of(tmp_path / "none")[tickets([0])]
 
 
 def test_a_shard_cut_off_behind_our_back_loses_counted_samples(tmp_path, caplog):
-    folder = write_clip_shards(tmp_path, num_clips=8)
-    stream = val_pairs(folder, PAIRS)
-    shard = folder / "clips-000000.tar"
+    write_clip_shards(tmp_path / "train", num_clips=8)
+    reader = batches_of(tmp_path, is_train=False)
+    shard = tmp_path / "train" / "clips-000000.tar"
     with shard.open("r+b") as file:
         file.truncate(shard.stat().st_size // 2)
     with caplog.at_level(logging.WARNING):
-        keys = {sample["key"] for sample in stream}
-    assert {"clip000", "clip004", "clip007"} <= keys and "clip003" not in keys
-    assert "clips-000000.tar, sample 3" in caplog.text
+        batch = reader[tickets(range(8), weight=[1] * 8)]
+    assert batch["weight"].tolist()[:2] == [1, 1] and batch["weight"].tolist()[3:] == [
+        0,
+        1,
+        1,
+        1,
+        1,
+    ]
+    assert "clips-000000.tar, sample 3, unnamed: the shard ends after" in caplog.text
+
+
+def test_names_too_long_for_one_header_are_read_too(tmp_path):
+    keys = ["short", "long" * 40]
+    writer = ShardWriter(tmp_path / "train", 4, 8, 6)
+    for key in keys:
+        writer.write({"__key__": key, "json": b"{}", "000.jpg": key.encode() * 300})
+    writer.finish()
+    folder = open_folder(tmp_path, "train", CacheConfig())
+    for number, key in enumerate(keys):
+        assert members(folder.read(number)) == (key, {"json": b"{}", "000.jpg": key.encode() * 300})
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: c.astype(np.int32), np.asfortranarray, lambda c: c[0]]
+)
+def test_codes_that_are_not_as_written_are_corrupt(change, tmp_path, caplog):
+    file = BytesIO()
+    np.save(file, change(token_codes(0, 4, 2, 3)))
+    writer = ShardWriter(tmp_path / "train", 4, 8, 4, kind="tokens", fingerprint="any")
+    about = b'{"source": "fake", "fps": 30.0, "num_frames": 4}'
+    writer.write({"__key__": "one", "json": about, "codes.npy": file.getvalue()})
+    writer.finish()
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="20 of 20 samples"):
+        batches_of(tmp_path)[tickets([0])]
+    assert "its codes are" in caplog.text
+
+
+def test_bytes_of_two_samples_are_not_one(clips):
+    folder = open_folder(clips, "train", CacheConfig())
+    with pytest.raises(ValueError, match="hold 2 samples"):
+        members(folder.read(0) + folder.read(1))
 
 
 def test_a_frame_of_another_size_is_corrupt(tmp_path, caplog):
-    folder = write_clip_shards(tmp_path, num_clips=5, size=8)
+    folder = write_clip_shards(tmp_path / "train", num_clips=5, size=8)
     text = (folder / "index.json").read_text().replace('"size": 8', '"size": 9')
     (folder / "index.json").write_text(text)
-    with pytest.raises(ValueError, match="5 of 5"):
-        list(val_pairs(folder, PAIRS))
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="20 of 20"):
+        batches_of(tmp_path)[tickets([0])]
     assert "frame" in caplog.text and "8x8 px, the index says 9x9" in caplog.text
 
 
@@ -189,16 +253,19 @@ def test_a_frame_of_another_size_is_corrupt(tmp_path, caplog):
         (PairConfig(min_gap=0), "min_gap=0"),
         (PairConfig(min_gap=3, max_gap=2), "min_gap=3 max_gap=2"),
         (PairConfig(max_gap=6), "do not fit clips of 6 frames"),
+        (PairConfig(min_gap=1.5), r"min_gap=1\.5 .* gap_unit=seconds"),
+        (PairConfig(min_gap=0, gap_unit="seconds"), "0 < min_gap <= max_gap"),
+        (PairConfig(gap_unit="hours"), "gap_unit='hours'"),
         (PairConfig(crop_px=9), "crop_px=9 does not fit frames of 8 px"),
     ],
 )
-def test_settings_that_do_not_fit_the_clips_are_refused(shards, pairs, sentence):
+def test_settings_that_do_not_fit_the_clips_are_refused(clips, pairs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        train_pairs(shards, pairs)
-    with pytest.raises(ValueError, match=sentence):
-        val_pairs(shards, pairs)
+        batches_of(clips, pairs)
 
 
-def test_a_rank_outside_the_world_is_refused(shards):
-    with pytest.raises(ValueError, match="rank=2 of world=2"):
-        train_pairs(shards, PAIRS, rank=2, world=2)
+@pytest.mark.parametrize("options", [{"crop_px": 4}, {"flip": True}])
+def test_codes_are_neither_cropped_nor_mirrored(tmp_path, options):
+    write_token_shards(tmp_path / "train", num_clips=2)
+    with pytest.raises(ValueError, match="for codes; leave them null and false"):
+        batches_of(tmp_path, PairConfig(max_gap=2, **options))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fake_datasets import noise_video, rotate_on_display, write_sound, write_video
+from fake_videos import write_timed_video
 
 from data.video import VideoFrames, read_video
 from data.video import write_video as write_mp4
@@ -131,3 +132,70 @@ def test_a_video_that_fails_half_way_leaves_the_old_one_alone(tmp_path):
     with pytest.raises(ValueError, match="no frame"):
         write_mp4(path, iter(()), 30.0)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def varying(tmp_path, times):
+    frames = noise_video(len(times), 16, 16)
+    return frames, write_timed_video(tmp_path / "phone.mkv", frames, times)
+
+
+def test_frames_of_a_varying_rate_are_chosen_by_their_time(tmp_path):
+    fast, slow = [t / 60 for t in range(30)], [0.5 + t / 10 for t in range(5)]
+    frames, path = varying(tmp_path, fast + slow)
+    video = VideoFrames(path, 16, fps=10.0)
+    times, kept = zip(*video.timed(), strict=True)
+    assert times == pytest.approx([t / 10 for t in range(10)], abs=0.02)
+    assert torch.equal(torch.stack(kept), frames[[0, 6, 12, 18, 24, *range(30, 35)]])
+
+
+def test_a_burst_is_thinned_out_though_the_file_is_slow_on_average(tmp_path):
+    burst, after = [t / 60 for t in range(12)], [1.0, 2.0, 3.0, 4.0]
+    frames, path = varying(tmp_path, burst + after)
+    kept = read_video(path, size=16, fps=30.0).frames
+    assert torch.equal(kept, frames[[0, 2, 4, 6, 8, 10, 12, 13, 14, 15]])
+
+
+def test_stamps_rounded_to_milliseconds_lose_no_frame(tmp_path):
+    frames, path = varying(tmp_path, [round(t / 30, 3) for t in range(20)])
+    for fps in 30.0, 60.0:
+        assert torch.equal(read_video(path, size=16, fps=fps).frames, frames)
+
+
+@pytest.mark.parametrize("threads", [1, None])
+def test_threads_do_not_change_the_frames(tmp_path, threads):
+    frames = noise_video(6, 16, 16)
+    path = write_video(tmp_path / "noise.mkv", frames)
+    kept = torch.stack([*VideoFrames(path, 16, threads=threads)])
+    assert torch.equal(kept, frames)
+
+
+def test_pixels_are_the_frames_with_channels_last(tmp_path):
+    frames = noise_video(3, 16, 24)
+    video = VideoFrames(write_video(tmp_path / "noise.mkv", frames), 16)
+    pixels = torch.stack([torch.from_numpy(each) for _, each in video.timed_pixels()])
+    assert torch.equal(pixels, frames[..., 4:20].movedim(1, -1))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "avi"])
+def test_every_container_is_read(tmp_path, suffix):
+    gray = torch.full((4, 3, 32, 32), 90, dtype=torch.uint8)
+    clip = read_video(write_video(tmp_path / f"gray.{suffix}", gray), size=16)
+    assert len(clip.frames) == 4 and (clip.frames.int() - 90).abs().max() <= 4
+
+
+def test_a_playlist_opens_no_other_file(tmp_path):
+    other = write_video(tmp_path / "other.mp4", noise_video(4, 16, 16))
+    for name, text in {
+        "list.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{other}\n#EXT-X-ENDLIST\n",
+        "list.mkv": f"ffconcat version 1.0\nfile {other.name}\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a video"):
+            VideoFrames(tmp_path / name, 16)
+
+
+def test_a_strip_is_refused_when_it_is_to_be_squared(tmp_path):
+    path = write_video(tmp_path / "strip.mkv", noise_video(2, 8, 400))
+    with pytest.raises(ValueError, match=r"strip\.mkv has frames of 400x8 px"):
+        VideoFrames(path, 16)
+    assert len(list(VideoFrames(path, None))) == 2

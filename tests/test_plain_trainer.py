@@ -54,7 +54,7 @@ def scenes(steps: int) -> SyntheticDataModule:
 def clips(folder: Path) -> ClipDataModule:
     for split in ("train", "val"):
         write_clip_shards(folder / split, num_clips=8, size=16)
-    return ClipDataModule(folder, batch_size=4, max_gap=2, shuffle=4)
+    return ClipDataModule(folder, batch_size=4, max_gap=2)
 
 
 def predictor_module(seed: int = 0) -> PredictorModule:
