@@ -83,7 +83,9 @@ def arrows_figure(
     title: str = "motion from frame 0 to frame 1",
 ) -> Figure:
     """Arrows from each query to where it went, true below predicted, over frame 0."""
-    figure = _figure(5.0, 5.2)
+    height, width = frame0.shape[-2:]
+    side = 5.0 * max(1.0, (width / height) ** 0.5)  # inches: as much paper for wide frames
+    figure = _figure(side, 0.3 + side * height / width)
     axes = figure.subplots()
     _show(axes, frame0, title)
     for name, ends in (("true", target), ("predicted", predicted)):
@@ -91,7 +93,7 @@ def arrows_figure(
             continue
         x, y = points.detach().cpu().numpy().T
         u, v = (ends - points).detach().cpu().numpy().T
-        wide = {"true": 0.012, "predicted": 0.006}[name]
+        wide = {"true": 0.012, "predicted": 0.006}[name] * min(1.0, height / width)  # of the width
         arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": wide}
         axes.quiver(x, y, u, v, color=COLORS[name], label=name, **arrows)
     axes.legend(loc="upper right", fontsize=8)
@@ -106,7 +108,8 @@ def flow_figure(
     """Frame 0, the flow and, where given, the true flow, both in one scale of colors."""
     fields = {"flow": flow} | ({} if target is None else {"true flow": target})
     longest = max(field.norm(dim=0).max().item() for field in fields.values())
-    figure = _figure(3.4 * (1 + len(fields)), 3.6)
+    height, width = flow.shape[-2:]
+    figure = _figure(3.4 * (1 + len(fields)), 0.4 + 3.2 * height / width)
     axes = figure.subplots(1, 1 + len(fields))
     _show(axes[0], frame0, "frame 0")
     for place, (name, field) in zip(axes[1:], fields.items(), strict=True):
