@@ -17,15 +17,20 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from doors import one_sentence
+from doors.branching import branch_of
 from doors.building import build_data, build_module
+from doors.checkpoints import CheckedCheckpointIO, LastCheckpoint
 from doors.dry_run import dry_run
 from doors.loggers import log_config, log_final
+from doors.random_state import RandomState
 from doors.ranks import one_of_many, rank_or_any, speak_for_rank
 from doors.resume import checkpoint_to_resume, step_of, write_config
 from doors.run_folder import LAST
-from doors.stopping import LastCheckpoint, TimeLimit, seconds_of
+from doors.run_record import RECORD, write_record
+from doors.stopping import TimeLimit, seconds_of
 from doors.training_note import training_note
 from lras.checkpoint import save
+from lras.sharding import gathered
 from tracing.benchmarks.provenance import provenance
 
 log = logging.getLogger("train")
@@ -49,21 +54,26 @@ def train(cfg: DictConfig, out: Path) -> None:
         return
     last = checkpoint_to_resume(cfg, out)
     before = step_of(last) if last else 0
+    branch = branch_of(cfg, getattr(data, "total_steps", None))
+    if branch:
+        last, steps = last or branch.checkpoint, branch.end
     if before >= steps and (out / "export").is_dir():
         log.info("%s is finished (step %d of %d): there is nothing to do.", out, before, steps)
         return
-    callbacks = [LastCheckpoint(out / LAST), TimeLimit(started + limit_s)]
+    callbacks = [LastCheckpoint(out / LAST), TimeLimit(started + limit_s), RandomState()]
     callbacks += named(cfg.callbacks)
     loggers = named(cfg.logger)
     if rank_or_any() == 0:
         write_config(cfg, out, before)
-    module = build_module(cfg, data, out, last)
+        write_record(cfg, out, origin, before)
+    module = build_module(cfg, data, out, last, branch)
     trainer = instantiate(
         cfg.trainer,
         max_steps=steps,
         max_time=None,  # TimeLimit counts it for this command as a whole
         callbacks=callbacks,
         logger=loggers,
+        plugins=[CheckedCheckpointIO()],
         default_root_dir=str(out),
         num_sanity_val_steps=0,
     )
@@ -71,12 +81,11 @@ def train(cfg: DictConfig, out: Path) -> None:
     log_config(loggers, config)
     trainer.fit(module, data, ckpt_path=last, weights_only=True)
     step, seconds = trainer.global_step, round(time.monotonic() - started)
+    model = gathered(module.next_frame())
     if trainer.is_global_zero:
-        batches = step * trainer.accumulate_grad_batches
-        note = training_note(data, module.predictor.cfg, batches, trainer.world_size, callbacks)
-        save(
-            module.next_frame(), out / "export", {"step": step, "seconds": seconds} | note | origin
-        )
+        how = callbacks, trainer.accumulate_grad_batches, cfg.sequence.tokens
+        note = training_note(data, module.predictor.cfg, step, trainer.world_size, *how)
+        save(model, out / "export", {"step": step, "seconds": seconds} | note | origin)
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     log_final(loggers, figures | {"step": step, "seconds": seconds}, config)
     if step < steps:
@@ -90,7 +99,8 @@ def main(cfg: DictConfig) -> None:
     speak_for_rank()
 
     def tidy() -> None:
-        if rank_or_any() == 0 and {path.name for path in out.iterdir()} <= {"config", "train.log"}:
+        started = {"config", "train.log", RECORD}
+        if rank_or_any() == 0 and {path.name for path in out.iterdir()} <= started:
             shutil.rmtree(out)  # nothing was trained: leave nothing behind
 
     with one_sentence(tidy), one_of_many():

@@ -1,8 +1,9 @@
 """Endless synthetic training pairs in stages: small and easy first, larger and harder later.
 
 The batch of a step is made of ``streams`` equal parts, each a pure function of (seed, step,
-stream), and a rank draws its own run of streams. So a run can stop at any step and go on exactly,
-and N processes train on the very pairs that one process with N streams would have seen.
+stream), and a rank draws its own run of streams, in as many batches as it accumulates gradients
+over. So a run can stop at any step and go on exactly, and N processes, or one that accumulates N
+batches, train on the very pairs that one process with N streams would have seen.
 """
 
 import warnings
@@ -26,7 +27,7 @@ class Stage:
     """So many optimizer steps on scenes of one kind."""
 
     steps: int
-    batch: int  # pairs per optimizer step, over all ranks together
+    batch: int  # pairs per optimizer step, over all ranks and accumulated batches together
     frame1_share: float = 1.0  # share of frame 1's patches in a training sequence
     scene: SceneConfig = field(default_factory=SceneConfig)
 
@@ -34,11 +35,12 @@ class Stage:
 class CurriculumScenes(IterableDataset):
     """This rank's part of every batch, from ``start`` to the last stage's end; workers take turns.
 
-    ``streams`` defaults to ``world``: each rank draws one part of the batch. ``mixed`` goes round
-    all stages step by step instead of one after the other.
+    ``parts``: batches that a rank's share of one optimizer step comes in. ``streams`` defaults to
+    ``world * parts``: one for each batch. ``mixed`` goes round all stages step by step instead of
+    one after the other.
 
     Raises:
-        ValueError: the streams do not divide among ranks, or a batch among streams.
+        ValueError: the streams do not divide among ranks and parts, or a batch among streams.
     """
 
     def __init__(
@@ -51,30 +53,34 @@ class CurriculumScenes(IterableDataset):
         mixed: bool = False,
         world: int = 1,
         streams: int | None = None,
+        parts: int = 1,
     ) -> None:
-        self.stages, self.seed, self.start = stages, seed, start
+        self.stages, self.seed, self.start, self.parts = stages, seed, start, parts
         self.textures, self.mixed = textures, mixed
-        self.streams = check_streams(stages, streams, world)
-        self.own_streams = range(rank * self.streams // world, (rank + 1) * self.streams // world)
+        self.streams = check_streams(stages, streams, world, parts)
+        each = self.streams // (world * parts)
+        firsts = [(rank * parts + part) * each for part in range(parts)]
+        self.own_streams = [range(first, first + each) for first in firsts]  # of every part
 
     def __len__(self) -> int:
         # Of the whole curriculum: Lightning counts a resumed epoch from its beginning.
-        return sum(stage.steps for stage in self.stages)
+        return self.parts * sum(stage.steps for stage in self.stages)
 
     def __iter__(self) -> Iterator[dict]:
         bank = texture_bank("train", self.seed, self.textures)
         samplers = [SceneSampler(stage.scene, bank) for stage in self.stages]
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.start + first, len(self), stride):
+        for batch_index in range(self.start * self.parts + first, len(self), stride):
+            step, part = divmod(batch_index, self.parts)
             index = self.stage_index(step)
             stage = self.stages[index]
-            part = stage.batch // self.streams
-            scenes = [self._draw(samplers[index], part, step, s) for s in self.own_streams]
+            pairs, own_streams = stage.batch // self.streams, self.own_streams[part]
+            scenes = [self._draw(samplers[index], pairs, step, s) for s in own_streams]
             frame0, frame1 = (
                 torch.cat([getattr(each, name) for each in scenes]) for name in ("frame0", "frame1")
             )
-            batch = as_batch(frame0, frame1, f"step{step}", part * self.own_streams.start)
+            batch = as_batch(frame0, frame1, f"step{step}", pairs * own_streams.start)
             yield batch | {"frame1_share": stage.frame1_share}
 
     def _draw(self, sampler: SceneSampler, pairs: int, step: int, stream: int) -> SceneBatch:
@@ -92,13 +98,15 @@ class CurriculumScenes(IterableDataset):
         raise ValueError(f"step {step} lies past the end of the curriculum; lengthen data.stages.")
 
 
-def check_streams(stages: list[Stage], streams: int | None, world: int) -> int:
-    """The number of streams in force; ValueError where ranks or batches do not fit it."""
-    streams = world if streams is None else streams
-    if streams < 1 or streams % world:
+def check_streams(stages: list[Stage], streams: int | None, world: int, parts: int = 1) -> int:
+    """The number of streams in force; ValueError where ranks, parts or batches do not fit it."""
+    streams = world * parts if streams is None else streams
+    if streams < 1 or streams % (world * parts):
+        each = f" that accumulate {parts} batches each" if parts > 1 else ""
         raise ValueError(
-            f"data.streams={streams} do not divide among {world} processes; set data.streams to a "
-            f"multiple of {world}, or run on a number of processes that divides {streams}."
+            f"data.streams={streams} do not divide among {world} processes{each}; set data.streams "
+            f"to a multiple of {world * parts}, or run on a number of processes that divides "
+            f"{streams // parts}."
         )
     for index, stage in enumerate(stages):
         if stage.batch % streams:
@@ -204,7 +212,7 @@ class SyntheticDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """Batches consumed so far and the streams they were drawn in; the same on every rank."""
-        streams = self.streams or self.trainer.world_size
+        streams = self.streams or self.trainer.world_size * self.trainer.accumulate_grad_batches
         return {"batches": self.trainer.global_step, "streams": streams}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -213,10 +221,11 @@ class SyntheticDataModule(L.LightningDataModule):
         Raises:
             ValueError: the configured streams, or the number of processes, do not fit them.
         """
-        world = self.trainer.world_size if self.trainer else 1
+        world, parts = self._world_and_parts()
         before = state_dict.get("streams", 1)
-        if (self.streams or before) != before or before % world:
+        if (self.streams or before) != before or before % (world * parts):
             now = f"data.streams={self.streams}" if self.streams else f"{world} processes"
+            now += f" of {parts} accumulated batches" if parts > 1 else ""
             raise ValueError(
                 f"the run to resume drew its batches in {before} streams and {now} would draw "
                 f"other ones; leave data.streams=null and use a number of processes that divides "
@@ -227,7 +236,8 @@ class SyntheticDataModule(L.LightningDataModule):
         warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
 
     def train_dataloader(self) -> DataLoader:
-        rank, world = self._rank_and_world()
+        rank = self.trainer.global_rank if self.trainer else 0
+        world, parts = self._world_and_parts()
         scenes = CurriculumScenes(
             self.stages,
             self.seed,
@@ -237,6 +247,7 @@ class SyntheticDataModule(L.LightningDataModule):
             self.is_mixed,
             world,
             self.streams,
+            parts,
         )
         return DataLoader(
             scenes,
@@ -246,21 +257,14 @@ class SyntheticDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        last, (rank, world) = self.stages[-1], self._rank_and_world()
+        last, (world, _) = self.stages[-1], self._world_and_parts()
+        rank = self.trainer.global_rank if self.trainer else 0
         scenes = HeldOutScenes(last.scene, self.val_batches, last.batch, self.seed, rank, world)
         return DataLoader(scenes, batch_size=None)
 
     test_dataloader = val_dataloader
 
-    def _rank_and_world(self) -> tuple[int, int]:
-        """This process among those that train; gradient accumulation is refused."""
+    def _world_and_parts(self) -> tuple[int, int]:
+        """Processes that train, and the batches that each accumulates for one optimizer step."""
         trainer = self.trainer
-        if trainer is None:
-            return 0, 1
-        if trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                f"got accumulate_grad_batches={trainer.accumulate_grad_batches}, but a stage's "
-                f"batch is what one optimizer step sees; leave it at 1 and set "
-                f"data.stages.N.batch."
-            )
-        return trainer.global_rank, trainer.world_size
+        return (trainer.world_size, trainer.accumulate_grad_batches) if trainer else (1, 1)

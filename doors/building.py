@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from data.curriculum import check_streams
+from doors.branching import Branch
 from doors.estimate import num_processes
 from doors.init_from import warm_start
 from lras.checkpoint import load, load_quantizer
@@ -43,16 +44,22 @@ def build_data(cfg: DictConfig) -> tuple[L.LightningDataModule, int]:
             f"lengthen its stages with data.steps_scale, or leave max_steps=null."
         )
     if hasattr(data, "stages"):  # before any process is started
-        check_streams(data.stages, data.streams, num_processes(cfg))
+        parts = cfg.trainer.get("accumulate_grad_batches", 1)
+        check_streams(data.stages, data.streams, num_processes(cfg), parts)
     return data, steps
 
 
 def build_module(
-    cfg: DictConfig, data: L.LightningDataModule, out: Path, last: Path | None
+    cfg: DictConfig,
+    data: L.LightningDataModule,
+    out: Path,
+    last: Path | None,
+    branch: Branch | None = None,
 ) -> PredictorModule:
     """The predictor behind its quantizer, with the weights of ``init_from`` where they fit.
 
     ``last`` is the checkpoint to go on from: it holds the quantizer, which stays as it is.
+    ``branch``: where the learning rate begins to fall, if not by its share.
     """
     # Everything is built before anything is trained: a mistake in the config costs no time.
     predictor = instantiate(cfg.model.predictor, _convert_="object")
@@ -62,7 +69,12 @@ def build_module(
     if source is not None:
         same = source.quantizer.fingerprint() == quantizer.fingerprint()
         warm_start(predictor, source, same).report(cfg.init_from)
-    return PredictorModule(predictor, quantizer, optimizer, seed=cfg.seed, **cfg.schedule)
+    schedule = {k: v for k, v in cfg.schedule.items() if k not in ("decay_from", "decay_steps")}
+    schedule |= {"decay_start": branch.start if branch else None, "loss": instantiate(cfg.loss)}
+    tokens = cfg.sequence.tokens
+    return PredictorModule(
+        predictor, quantizer, optimizer, seed=cfg.seed, tokens=tokens, **schedule
+    )
 
 
 def _build_quantizer(

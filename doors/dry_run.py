@@ -12,18 +12,17 @@ from torch import nn
 
 from doors.estimate import (
     Work,
-    activation_bytes,
     count,
     num_processes,
-    optimizer_bytes,
     plan_of,
     seconds_per_step,
+    timed,
     total_tokens,
 )
+from doors.memory_plan import HEADROOM, MAX_BATCH, device_bytes, largest_batch, memory_plan
+from doors.sharded_plan import is_fsdp, sharded_table
 from lras.config import PredictorConfig
-from lras.predictor import FramePredictor
 
-FLOAT = 4  # bytes of a float32: weights, gradients and optimizer states
 TABLE_WIDTH = 120  # where no terminal says how wide it is
 
 
@@ -34,9 +33,16 @@ def dry_run(cfg: DictConfig, data: Any, steps: int) -> None:
         predictor = instantiate(cfg.model.predictor, _convert_="object")
         quantizer = instantiate(cfg.model.quantizer, _convert_="object")
     world, device = num_processes(cfg), "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
-    plan = plan_of(data, steps, predictor.cfg, world)
+    parts = cfg.trainer.get("accumulate_grad_batches", 1)
+    plan = plan_of(data, steps, predictor.cfg, world, parts, cfg.sequence.tokens)
     console.print(parameter_table(predictor, quantizer))
-    console.print(memory_table(cfg, predictor, plan, world))
+    largest = max(plan, key=lambda work: work.tokens(predictor.cfg) * work.batch)
+    pairs = max(1, largest.batch // (world * parts))
+    console.print(memory_table(cfg, largest, pairs))
+    console.print(fitting_batch(cfg, largest))
+    if is_fsdp(cfg):
+        whole = memory_plan(cfg, largest, pairs)
+        console.print(sharded_table(predictor, whole.optimizer, whole.activations))
     seconds = [seconds_per_step(cfg, work, predictor, world, device) for work in plan]
     title = f"Work on {world} process{'es' if world > 1 else ''} ({device})"
     console.print(work_table(plan, seconds, predictor.cfg, title))
@@ -59,25 +65,53 @@ def parameter_table(predictor: nn.Module, quantizer: nn.Module) -> Table:
     return table
 
 
-def memory_table(cfg: DictConfig, predictor: FramePredictor, plan: list[Work], world: int) -> Table:
-    """Bytes per process, without what the libraries take for themselves."""
-    weights = count(predictor) * FLOAT
-    states = optimizer_bytes(instantiate(cfg.optimizer)(predictor))
-    largest = max(plan, key=lambda work: work.tokens(predictor.cfg) * work.batch)
-    activations = activation_bytes(predictor, largest, largest.batch // world)
-    half = "16" in str(cfg.trainer.precision)
-    activations //= 2 if half else 1
-    table = Table(title="Memory of each process, GB")
+def memory_table(cfg: DictConfig, work: Work, pairs: int) -> Table:
+    """Bytes of one process at its fullest, without what the libraries take for themselves."""
+    plan = memory_plan(cfg, work, pairs)
+    table = Table(title=f"Memory of each process, {pairs} pairs of {work.size} px at a time, GB")
     table.add_column("what")
     table.add_column("GB", justify="right")
-    rows = {"weights": weights, "gradients": weights, "optimizer states": states}
+    rows = {
+        "weights": plan.weights,
+        "gradients": plan.gradients,
+        "optimizer states": plan.optimizer,
+        f"activations, recompute={cfg.schedule.recompute}": plan.activations,
+        "of them logits at a time": plan.logits,
+    }
     for name, size in rows.items():
         table.add_row(name, f"{size / 1e9:.3f}")
-    table.add_row("activations, roughly", f"{activations / 1e9:.3f}")
     table.add_section()
-    total = 2 * weights + states + activations
-    table.add_row("all", f"{total / 1e9:.3f}", style="bold")
+    table.add_row("all", f"{plan.peak / 1e9:.3f}", style="bold")
     return table
+
+
+def fitting_batch(cfg: DictConfig, work: Work) -> str:
+    """The largest batch of a process in one sentence."""
+    there = device_bytes(cfg.trainer.accelerator)
+    if there is None:
+        return "Largest batch of a process: not known, there is no GPU here."
+    budget = int(HEADROOM * there)
+    most = largest_batch(lambda pairs: memory_plan(cfg, work, pairs).peak, budget)
+    if cfg.trainer.accelerator == "gpu":
+        return (
+            f"Largest batch of a process that was tried and fits: {tried(cfg, work, most):,} pairs."
+        )
+    return (
+        f"Largest batch of a process that is planned to fit into {HEADROOM:.0%} of "
+        f"{there / 1e9:.1f} GB: {'at least ' * (most == MAX_BATCH)}{most:,} pairs."
+    )
+
+
+def tried(cfg: DictConfig, work: Work, pairs: int) -> int:
+    """The most pairs, from ``pairs`` downwards in steps of a tenth, that a GPU takes in truth."""
+    while pairs:
+        try:
+            timed(cfg, work, pairs, "cuda", steps=1)
+            return pairs
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            pairs = int(0.9 * pairs)
+    return 0
 
 
 def work_table(

@@ -1,7 +1,8 @@
 """What a training will take: tokens, memory and time, from its config and the network itself.
 
 Sizes come from the real network on the meta device, where tensors have shapes and no memory, so a
-model of billions is counted on a laptop. Times come from a few real steps of each stage.
+model of billions is counted on a laptop. Times come from a few real steps of each stage; memory is
+``doors.memory_plan``.
 """
 
 import time
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from data.curriculum import CurriculumScenes, Stage
 from lras.config import PredictorConfig
+from lras.flops import group_tokens
 from lras.grid import PatchGrid
 from lras.predictor import FramePredictor
 from lras.predictor_module import PredictorModule
+from lras.sequence import patches_within
 
 TIMED_STEPS = 3  # after one that warms up
 TEXTURES = 60  # enough to time the making of scenes
@@ -35,18 +38,19 @@ class Work:
     size: int  # px
     share: float  # of frame 1's patches in the sequence
     stage: Stage | None  # to draw scenes from; None where the data lie on disk
+    limit: int | None = None  # tokens of a sequence, at most
 
     def grid(self, cfg: PredictorConfig) -> PatchGrid:
         return PatchGrid(self.size, self.size, cfg.patch_px, cfg.code_px)
 
-    def kept(self, cfg: PredictorConfig) -> int:
-        """Patches of frame 1 in a training sequence."""
-        return max(1, round(self.share * self.grid(cfg).num_patches))
+    def patches(self, cfg: PredictorConfig) -> tuple[int, int]:
+        """Patches of frame 0 and of frame 1 in a training sequence."""
+        groups = group_tokens(cfg, 0), group_tokens(cfg, 1)
+        return patches_within(self.limit, self.grid(cfg).num_patches, self.share, groups)
 
     def tokens(self, cfg: PredictorConfig) -> int:
         """Tokens of one training sequence."""
-        frame0 = self.grid(cfg).num_patches * (cfg.codes_per_patch + cfg.frame0_pointers)
-        return frame0 + self.kept(cfg) * (1 + cfg.codes_per_patch)
+        return sum(n * group_tokens(cfg, f) for f, n in enumerate(self.patches(cfg)))
 
 
 def num_processes(cfg: DictConfig) -> int:
@@ -58,16 +62,26 @@ def num_processes(cfg: DictConfig) -> int:
     return each * int(cfg.trainer.get("num_nodes", 1))
 
 
-def plan_of(data: Any, steps: int, model: PredictorConfig, world: int) -> list[Work]:
-    """Stages up to ``steps``; data on disk are one stage of the model's own image size."""
+def plan_of(
+    data: Any,
+    steps: int,
+    model: PredictorConfig,
+    world: int,
+    parts: int = 1,
+    limit: int | None = None,
+) -> list[Work]:
+    """Stages up to ``steps``; data on disk are one stage of the model's own image size.
+
+    ``parts``: batches that each of ``world`` processes accumulates for one step.
+    """
     if not hasattr(data, "stages"):
-        batch = data.batch_size * world
-        return [Work(steps=steps, batch=batch, size=model.image_size, share=1.0, stage=None)]
+        own = {"batch": data.batch_size * world * parts, "size": model.image_size}
+        return [Work(steps=steps, share=1.0, stage=None, limit=limit, **own)]
     plan, left = [], steps
     for stage in data.stages:
         taken = min(left, stage.steps)
         work = {"batch": stage.batch, "size": stage.scene.size, "share": stage.frame1_share}
-        plan += [Work(steps=taken, stage=stage, **work)] if taken else []
+        plan += [Work(steps=taken, stage=stage, limit=limit, **work)] if taken else []
         left -= taken
     return plan
 
@@ -75,43 +89,6 @@ def plan_of(data: Any, steps: int, model: PredictorConfig, world: int) -> list[W
 def total_tokens(plan: list[Work], model: PredictorConfig) -> int:
     """Tokens of all training sequences of a plan."""
     return sum(work.tokens(model) * work.batch * work.steps for work in plan)
-
-
-def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """What this optimizer keeps, found by letting it take a step on the meta device."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    kept = [value for state in optimizer.state.values() for value in state.values()]
-    return sum(value.nbytes for value in kept if isinstance(value, Tensor) and value.is_meta)
-
-
-def activation_bytes(predictor: FramePredictor, work: Work, batch: int) -> int:
-    """What a float32 forward of ``batch`` pairs keeps for the backward; ``predictor`` is on meta.
-
-    Left out are the attention weights, which the fused kernels never keep.
-    """
-    cfg, total = predictor.cfg, 0
-    length, grid, kept = work.tokens(cfg), work.grid(cfg), work.kept(cfg)
-    counted = {value.untyped_storage()._cdata for value in predictor.state_dict().values()}
-
-    def count_once(value: Tensor) -> Tensor:
-        nonlocal total
-        storage = value.untyped_storage()
-        if storage._cdata not in counted and value.shape[2:] != (length, length):
-            counted.add(storage._cdata)
-            total += storage.nbytes()
-        return value
-
-    with torch.device("meta"):
-        codes = torch.zeros(batch, grid.num_patches, cfg.codes_per_patch).long()
-        order = torch.zeros(batch, grid.num_patches).long()
-    with torch.autograd.graph.saved_tensors_hooks(count_once, lambda value: value):
-        # Kept until all is counted: what is freed could lend its number to another tensor.
-        graph = predictor(codes, codes, order, order[:, :kept], grid)
-    del graph
-    return total
 
 
 def seconds_per_step(
@@ -123,34 +100,50 @@ def seconds_per_step(
     """
     if device == "cuda" and not torch.cuda.is_available():
         return "no GPU here"
-    pairs = work.batch // world
+    parts = cfg.trainer.get("accumulate_grad_batches", 1)
+    pairs = max(1, work.batch // (world * parts))
     if 6 * count(predictor) * pairs * work.tokens(predictor.cfg) > MAX_FLOPS[device]:
         return "too large to try"
     try:
-        return _timed(cfg, work, pairs, device)
+        return parts * timed(cfg, work, pairs, device)
     except torch.OutOfMemoryError:
         return "out of memory"
 
 
-def _timed(cfg: DictConfig, work: Work, pairs: int, device: str) -> float:
-    predictor = instantiate(cfg.model.predictor, _convert_="object")
-    quantizer = instantiate(cfg.model.quantizer, _convert_="object")
-    module = PredictorModule(predictor, quantizer).to(device)
+def timed(cfg: DictConfig, work: Work, pairs: int, device: str, steps: int = TIMED_STEPS) -> float:
+    """Seconds of a step on ``pairs`` pairs, measured.
+
+    Raises:
+        OutOfMemoryError: of torch, where they do not fit on a GPU.
+    """
+    module = module_of(cfg, work, device)
     optimizer = instantiate(cfg.optimizer)(module.predictor)
-    lower = "16" in str(cfg.trainer.precision)
     frames = _frames(work, pairs)
     start = time.perf_counter()
-    for step in range(1 + TIMED_STEPS):
-        with torch.autocast(device, torch.bfloat16, enabled=lower):
+    for step in range(1 + steps):
+        with autocast_of(cfg, device):
             loss = module.nats(next(frames).to(device), step, work.share).mean()
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
         if not step:
             start = time.perf_counter()
-    return (time.perf_counter() - start) / TIMED_STEPS
+    return (time.perf_counter() - start) / max(1, steps)
+
+
+def module_of(cfg: DictConfig, work: Work, device: str) -> PredictorModule:
+    """A module with fresh weights as ``cfg`` describes it; not compiled."""
+    predictor = instantiate(cfg.model.predictor, _convert_="object")
+    quantizer = instantiate(cfg.model.quantizer, _convert_="object")
+    running = {"recompute": cfg.schedule.recompute, "loss": instantiate(cfg.loss)}
+    return PredictorModule(predictor, quantizer, tokens=work.limit, **running).to(device)
+
+
+def autocast_of(cfg: DictConfig, device: str) -> torch.autocast:
+    """The number format of ``trainer.precision``."""
+    return torch.autocast(device, torch.bfloat16, enabled="16" in str(cfg.trainer.precision))
 
 
 def _frames(work: Work, pairs: int) -> Iterator[UInt8[Tensor, "batch 2 3 height width"]]:

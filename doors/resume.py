@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from doors.checked_files import damage
+from doors.checkpoints import steps_in
 from doors.ranks import rank_or_any
-from doors.run_folder import LAST
+from doors.run_folder import LAST, has_checkpoint
+from lras.sharded_files import is_sharded, read_meta
 
 log = logging.getLogger("train")
 
@@ -20,6 +23,8 @@ MUST_AGREE = (
     "data",
     "optimizer",
     "schedule",
+    "loss.z_weight",
+    "sequence.tokens",
     "seed",
     "quantizer",
     "quantizer_steps",
@@ -31,23 +36,31 @@ MUST_AGREE = (
 # A data set may move. Streams and batch size depend on how many processes share the work; the
 # data module checks them against the checkpoint.
 MAY_DIFFER = ("data.root", "data.streams", "data.num_workers", "data.batch_size")
+# Runs of before there was such a setting were trained as these say.
+ONCE_IMPLIED = (
+    ("schedule.shape", "stable"),
+    ("schedule.recompute", "none"),
+    ("loss.z_weight", 0.0),
+)
 NUM_NAMED = 3
 
 
 def checkpoint_to_resume(cfg: DictConfig, out: Path) -> Path | None:
     """The checkpoint in ``out`` to go on from; None for a run that starts at step 0.
 
+    That is the newest one that is as it was written; damaged ones are named and passed over.
+
     Raises:
         FileNotFoundError: ``resume=RUN`` names a run without a checkpoint.
-        ValueError: the config is not that of the run, or a new run would overwrite one.
+        ValueError: the config is not that of the run, a new run would overwrite one, or all
+            checkpoints are damaged.
     """
-    last = out / LAST
     if cfg.resume and cfg.init_from:
         raise ValueError(
             f"got resume={cfg.resume} and init_from={cfg.init_from}, but a resumed run has its "
             f"weights already; pass one of the two."
         )
-    if cfg.resume is None and last.is_file():
+    if cfg.resume is None and has_checkpoint(out):
         raise ValueError(
             f"{out} holds a run already; add resume=auto to go on with it, or name another "
             f"hydra.run.dir."
@@ -55,10 +68,37 @@ def checkpoint_to_resume(cfg: DictConfig, out: Path) -> Path | None:
     if cfg.resume in (None, "auto"):
         if cfg.resume:
             _say_what_was_found(out)
-        return _agreeing(cfg, out) if last.is_file() else None
-    if not last.is_file() or Path(cfg.resume).resolve() != out.resolve():
+        return _agreeing(cfg, out) if has_checkpoint(out) else None
+    if not has_checkpoint(out) or Path(cfg.resume).resolve() != out.resolve():
         raise FileNotFoundError(_why_not(Path(cfg.resume), out))
     return _agreeing(cfg, out)
+
+
+def undamaged(folder: Path) -> Path:
+    """The newest checkpoint of a run that can be gone on with: ``last``, or else one before it.
+
+    Raises:
+        ValueError: every one of them is damaged.
+    """
+    last = folder / LAST
+    found = [last.resolve(), *steps_in(last.parent).values()]
+    problems = []
+    for path in dict.fromkeys(found):
+        # Of a distributed one rank 0 reads every byte, and what it takes, all take.
+        problem = damage(path, contents=not path.is_dir() or rank_or_any() == 0)
+        try:
+            step = -1 if problem else step_of(path)
+        except ValueError as error:
+            problem = str(error)
+        if not problem:
+            if problems and rank_or_any() == 0:
+                log.warning("%s; going on from %s, step %d.", "; ".join(problems), path.name, step)
+            return path
+        problems.append(problem if str(path) in problem else f"{path} {problem}")
+    raise ValueError(
+        f"no checkpoint of {folder} can be gone on with ({'; '.join(problems)}); start a new run "
+        f"with resume=null."
+    )
 
 
 def step_of(checkpoint: Path) -> int:
@@ -68,9 +108,11 @@ def step_of(checkpoint: Path) -> int:
         ValueError: the file is damaged or none of ours.
     """
     try:
+        if is_sharded(checkpoint):
+            return int(read_meta(checkpoint)["global_step"])
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return int(state["global_step"])
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
         raise ValueError(
             f"{checkpoint} cannot be read ({type(error).__name__}), so the run cannot go on; "
             f"start a new one with resume=null."
@@ -112,7 +154,11 @@ def _agreeing(cfg: DictConfig, out: Path) -> Path:
         )
     then = OmegaConf.load(out / CONFIG)
     before, now = ({key: _plain(each, key) for key in MUST_AGREE} for each in (then, cfg))
-    found = [each for each in differences(before, now) if each[0] not in MAY_DIFFER]
+    found = [
+        (key, old, new)
+        for key, old, new in differences(before, now)
+        if key not in MAY_DIFFER and (old is not None or (key, new) not in ONCE_IMPLIED)
+    ]
     if found:
         named = ", ".join(f"{key} ({old} there, {new} here)" for key, old, new in found[:NUM_NAMED])
         more = f" and {len(found) - NUM_NAMED} more" if len(found) > NUM_NAMED else ""
@@ -127,7 +173,7 @@ def _agreeing(cfg: DictConfig, out: Path) -> Path:
             steps_then,
             steps_now,
         )
-    return out / LAST
+    return undamaged(out)
 
 
 def _plain(cfg: DictConfig, key: str) -> Any:
@@ -137,7 +183,7 @@ def _plain(cfg: DictConfig, key: str) -> Any:
 
 
 def _say_what_was_found(out: Path) -> None:
-    if (out / LAST).is_file():
+    if has_checkpoint(out):
         return
     log.info("resume=auto: no run of this experiment and seed has a checkpoint; starting anew.")
     seed = out.name.rpartition("-seed")[2]
@@ -150,7 +196,7 @@ def _why_not(run: Path, out: Path) -> str:
     """One sentence on why ``resume=run`` cannot be done."""
     if not run.is_dir():
         return f"resume={run} is no folder; pass the folder of a run, or resume=auto."
-    if not (run / LAST).is_file():
+    if not has_checkpoint(run):
         found = sorted(path.name for path in run.iterdir())[:8]
         return (
             f"{run} has no {LAST} (found: {found}): it was stopped before its first checkpoint; "

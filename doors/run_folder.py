@@ -1,4 +1,4 @@
-"""Where a run is written: ``${run_folder:...}`` of configs/train.yaml.
+"""Where a run is written: ``${run_folder:...}`` and ``${run_name:...}`` of configs/train.yaml.
 
 Every process of a run must come to the same answer, and ``resume`` leads to a folder that is there
 already; so the folder is chosen here, before hydra makes it.
@@ -34,10 +34,26 @@ def run_folder(runs: str, seed: int, resume: str | None, dry_run: bool) -> str:
     return agreed(choose, "run_folder")
 
 
+def run_name(runs: str, seed: int, resume: str | None, dry_run: bool) -> str:
+    """The name of that folder within ``runs``, for jobs that hydra's launchers start."""
+    return Path(run_folder(runs, seed, resume, dry_run)).name
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether the run has a last checkpoint, in one file or distributed; damaged ones count."""
+    return (run / LAST).exists() or (run / LAST).is_symlink()
+
+
 def newest_run(runs: Path, seed: int) -> Path | None:
-    """The run with this seed whose checkpoint is the youngest; None where no run has one."""
-    found = [path for path in runs.glob(f"*-seed{seed}") if (path / LAST).is_file()]
-    return max(found, key=lambda path: (path / LAST).stat().st_mtime, default=None)
+    """The run with this seed whose checkpoint is the youngest; None where no run has one.
+
+    A job that SLURM has put back into the queue goes on with its own run, whatever others do.
+    """
+    own = runs / f"{_name()}-seed{seed}"
+    if int(os.environ.get("SLURM_RESTART_COUNT", 0)) and has_checkpoint(own):
+        return own
+    found = [path for path in runs.glob(f"*-seed{seed}") if has_checkpoint(path)]
+    return max(found, key=lambda path: (path / LAST).lstat().st_mtime, default=None)
 
 
 def _name() -> str:
@@ -48,3 +64,4 @@ def _name() -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)

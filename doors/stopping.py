@@ -1,8 +1,7 @@
-"""When a training ends, and what it leaves: a checkpoint to go on from, and the best so far."""
+"""When a training ends by the clock, and the checkpoint that was the best so far."""
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -32,26 +31,6 @@ class TimeLimit(L.Callback):
             return
         if trainer.strategy.broadcast(time.monotonic() >= self.deadline):
             trainer.should_stop = True
-
-
-class LastCheckpoint(L.Callback):
-    """Writes ``path`` when the fit ends at any step; ModelCheckpoint alone knows round ones only.
-
-    It stands first among the callbacks: others put averaged weights in place at the end.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
-
-
-class StepCheckpoint(ModelCheckpoint):
-    """Lightning's, but silent when the fit ends: by then averaged weights may be in place."""
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """``LastCheckpoint`` has written what there is to write."""
 
 
 class BestByProbe(ModelCheckpoint):

@@ -15,14 +15,16 @@ from tracing.probe import FlowProbe
 def training_note(
     data: Any,  # the data module
     model: PredictorConfig,
-    batches: int,  # batches per process so far; more than steps where gradients are accumulated
+    steps: int,  # optimizer steps so far
     world: int,  # processes
     callbacks: Iterable[Any],
+    parts: int = 1,  # batches that each accumulates for one step
+    limit: int | None = None,  # tokens of a sequence
 ) -> dict[str, Any]:
     """Plain data: ``data`` in words, ``tokens`` of all sequences trained on, and of the last probe,
     where there was one, ``flow_epe_px`` by set and the ``protocol`` in words.
     """
-    plan = plan_of(data, batches, model, world)
+    plan = plan_of(data, steps, model, world, parts, limit)
     note = {"data": data_in_words(data, plan), "tokens": total_tokens(plan, model)}
     probe = next((each for each in callbacks if isinstance(each, FlowProbe)), None)
     return note if probe is None else note | probed(probe)

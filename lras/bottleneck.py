@@ -1,7 +1,8 @@
 """From a cell's latent vector to an integer code and back: k-means codebook, LFQ, FSQ.
 
 Each bottleneck offers ``forward(latent) -> (quantized, codes, penalty)`` with straight-through
-gradients, and ``embed(codes) -> quantized``. None mixes cells.
+gradients, ``quantize(latent) -> codes`` alone, and ``embed(codes) -> quantized``. None mixes cells,
+and only ``forward`` in training meets other ranks.
 """
 
 import math
@@ -48,10 +49,13 @@ class KMeansCodebook(nn.Module):
         self.initialized.fill_(True)
 
     def forward(self, latent: Float[Tensor, "cells latent"]) -> Quantized:
-        codes = _nearest(latent.detach(), self.codebook.detach())
+        codes = self.quantize(latent)
         chosen = self.embed(codes)
         commitment = F.mse_loss(latent, chosen.detach()) + F.mse_loss(chosen, latent.detach())
         return latent + (chosen - latent).detach(), codes, commitment
+
+    def quantize(self, latent: Float[Tensor, "cells latent"]) -> Int[Tensor, " cells"]:
+        return _nearest(latent.detach(), self.codebook.detach())
 
     def embed(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n latent"]:
         return F.embedding(codes, self.codebook)
@@ -61,9 +65,12 @@ class LFQ(nn.Module):
     """Lookup-free quantization: the sign of each channel is one bit of the code.
 
     Channel 0 is the most significant bit and a channel at exactly 0 counts as bit 0, as in the
-    published LRAS quantizer; code vectors have unit length. The entropy penalty uses the product
-    form of the bits' distributions, so it costs O(bits) and not O(codes), and its batch term is
-    averaged over all ranks.
+    published LRAS quantizer; code vectors have unit length.
+
+    The entropy penalty is that of a softmax over minus the squared distances from the unit latent
+    to all code vectors, over ``temperature``. It factors over the bits, so it costs O(bits) and
+    not O(codes): exactly for a cell's own entropy; for that of the mean code, averaged over all
+    ranks, as an upper bound that takes the bits of the mean for independent.
 
     Source:
         Yu et al. 2023, arXiv:2310.05737; the factorized entropy is that of BSQ, arXiv:2406.07548.
@@ -76,19 +83,28 @@ class LFQ(nn.Module):
 
     def forward(self, latent: Float[Tensor, "cells latent"]) -> Quantized:
         unit = F.normalize(latent, dim=-1)
-        bit = latent > 0
-        codes = (bit * self.weights).sum(-1)
+        bit, codes = latent > 0, self.quantize(latent)
         chosen = (2.0 * bit - 1.0).to(latent) / math.sqrt(self.bits)
         penalty = self.entropy_weight * self._entropy_penalty(unit)
         penalty = penalty + 0.25 * F.mse_loss(unit, chosen)
         return unit + (chosen - unit).detach(), codes, penalty
 
-    def _entropy_penalty(self, unit: Float[Tensor, "cells latent"]) -> Float[Tensor, ""]:
-        """Mean entropy of each cell's code minus entropy of the mean code, in nats."""
-        chance = torch.sigmoid(4 * unit / (self.temperature * math.sqrt(self.bits)))
+    def quantize(self, latent: Float[Tensor, "cells latent"]) -> Int[Tensor, " cells"]:
+        return ((latent > 0) * self.weights).sum(-1)
+
+    def entropies(
+        self, unit: Float[Tensor, "cells latent"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean entropy of each cell's code, and entropy of the mean code, in nats."""
+        logits = 4 * unit / (self.temperature * math.sqrt(self.bits))
+        chance = torch.sigmoid(logits)
         # Ranks may validate different numbers of batches, so they only meet in training.
         mean = _global_mean(chance) if self.training else chance.mean(0)
-        return _bit_entropy(chance).sum(-1).mean() - _bit_entropy(mean).sum()
+        return _logit_entropy(logits).sum(-1).mean(), _bit_entropy(mean).sum()
+
+    def _entropy_penalty(self, unit: Float[Tensor, "cells latent"]) -> Float[Tensor, ""]:
+        own, of_mean = self.entropies(unit)
+        return own - of_mean
 
     def embed(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n latent"]:
         bit = (codes[..., None] & self.weights) > 0
@@ -110,12 +126,15 @@ class FSQ(nn.Module):
         self.register_buffer("strides", strides, persistent=False)
 
     def forward(self, latent: Float[Tensor, "cells latent"]) -> Quantized:
-        steps = self.sizes - 1
-        bounded = torch.sigmoid(2 * latent) * steps  # (0, levels - 1)
-        level = bounded.round()
-        codes = (level.detach().long() * self.strides).sum(-1)
-        level = bounded + (level - bounded).detach()
-        return 2 * level / steps - 1, codes, latent.new_zeros(())
+        steps, bounded = self.sizes - 1, self._bounded(latent)
+        level = bounded + (bounded.round() - bounded).detach()
+        return 2 * level / steps - 1, self.quantize(latent), latent.new_zeros(())
+
+    def quantize(self, latent: Float[Tensor, "cells latent"]) -> Int[Tensor, " cells"]:
+        return (self._bounded(latent).detach().round().long() * self.strides).sum(-1)
+
+    def _bounded(self, latent: Float[Tensor, "cells latent"]) -> Float[Tensor, "cells latent"]:
+        return torch.sigmoid(2 * latent) * (self.sizes - 1)  # (0, levels - 1)
 
     def embed(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n latent"]:
         level = (codes[..., None] // self.strides) % self.sizes
@@ -128,6 +147,12 @@ def _nearest(
     """Index of the nearest center; in slices, so that the distance matrix stays small."""
     half = 0.5 * centers.square().sum(-1)
     return torch.cat([(half - part @ centers.T).argmin(-1) for part in latents.split(65_536)])
+
+
+def _logit_entropy(logits: Tensor) -> Tensor:
+    """Entropy of bits with these log odds, in nats; exact where a chance would round to 0 or 1."""
+    size = logits.abs()
+    return F.softplus(-size) + size * torch.sigmoid(-size)
 
 
 def _bit_entropy(chance: Tensor) -> Tensor:

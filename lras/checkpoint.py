@@ -2,7 +2,8 @@
 
 An export holds quantizer and predictor (or one of them) with their configs and the quantizer's
 fingerprint. ``load`` takes an export folder, a run folder that contains one, a Lightning .ckpt of a
-predictor run, or a published LRAS checkpoint; no code from a file is ever run.
+predictor run, in one file or distributed, or a published LRAS checkpoint; no code from a file is
+ever run.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from lras.official.files import as_official, is_official, read_torch_file
 from lras.offload import offload_blocks
 from lras.predictor import FramePredictor
 from lras.quantizer import Quantizer
+from lras.sharded_files import is_sharded, read_sharded
 
 PREFIXES = ("predictor.", "quantizer.")  # of the weights of an export that holds both
 
@@ -126,7 +128,11 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for folder in (path, path / "export"):
         if is_export(folder):
             return read_export(folder)
-    ckpt = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    last = path / "checkpoints" / "last.ckpt"
+    ckpt = path if is_sharded(path) or not path.is_dir() else last
+    if is_sharded(ckpt):
+        state = read_sharded(ckpt, optimizers=False)
+        return state["lras"], state["state_dict"]
     if not ckpt.is_file():
         found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else "no such path"
         raise FileNotFoundError(

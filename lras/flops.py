@@ -59,3 +59,48 @@ def prediction_flops(cfg: PredictorConfig, patches: int, num_revealed: int, code
     hidden = patches - num_revealed
     reading = read_flops(cfg, hidden, codes_read, given)
     return extend_flops(cfg, given) + reading + head_flops(cfg, hidden * codes_read)
+
+
+def training_flops(
+    cfg: PredictorConfig, placed: int, kept: int, head_rows: int, full_square: bool = False
+) -> int:
+    """Forward and backward of one training sequence; the backward counts twice the forward.
+
+    ``placed`` and ``kept``: patches of frames 0 and 1; ``head_rows``: entries the head tells apart.
+    The head meets the contents of frame 1 alone, as it is executed. ``full_square`` counts every
+    pair of tokens, as most published figures of utilization do, and not only those that attend.
+    What recomputation adds is left out: it is no progress.
+    """
+    tokens = placed * group_tokens(cfg, 0) + kept * group_tokens(cfg, 1)
+    forward = extend_flops(cfg, tokens)
+    if full_square:
+        forward += attention_flops(cfg, tokens * tokens - tokens * (tokens + 1) // 2)
+    return 3 * (forward + head_flops(cfg, kept * cfg.codes_per_patch, head_rows))
+
+
+# Dense bfloat16 products with float32 sums, FLOP/s, of the vendor's data sheets and whitepapers
+# (sparse figures halved); the first name found in the device's counts, so longer ones stand first.
+PEAK_FLOPS = {
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GB200": 2500e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165.2e12,
+    "RTX 5090": 209.5e12,
+}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a GPU by its name; None for one that is not in the table.
+
+    >>> peak_flops("NVIDIA H200"), peak_flops("NVIDIA H100 PCIe"), peak_flops("a CPU")
+    (989000000000000.0, 756000000000000.0, None)
+    """
+    if "Laptop" in device_name:  # slower than their namesakes
+        return None
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.image import PeakSignalNoiseRatio
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from lras.code_baselines import copy_nats, perplexity, unigram_nats
 from lras.sequence import random_orders
@@ -75,7 +75,11 @@ def _add(sums: Tensor, values: Float[Tensor, "n ..."], group: Int[Tensor, " n"])
 
 
 class CodeUse(Metric):
-    """``codes_used``, the share of the codebook that occurs, and ``code_perplexity``."""
+    """``codes_used``, the share of the codebook that occurs, and ``code_perplexity``.
+
+    Where the number of codes is a power of two also ``bit_balance``: how evenly the worst bit is
+    spent, 1 = half of the codes have it, 0 = it never changes.
+    """
 
     full_state_update = False
     counts: Tensor
@@ -89,7 +93,19 @@ class CodeUse(Metric):
 
     def compute(self) -> dict[str, float]:
         used = (self.counts > 0).double().mean().item()
-        return {"codes_used": used, "code_perplexity": perplexity(self.counts)}
+        found = {"codes_used": used, "code_perplexity": perplexity(self.counts)}
+        if len(self.counts).bit_count() == 1 and len(self.counts) > 1:
+            found["bit_balance"] = bit_balance(self.counts)
+        return found
+
+
+def bit_balance(counts: Int[Tensor, " vocab"]) -> float:
+    """Twice the share of the rarer value of the worst-balanced bit, over codes that occurred."""
+    bits = len(counts).bit_length() - 1
+    index = torch.arange(len(counts), device=counts.device)
+    is_set = (index[:, None] >> torch.arange(bits, device=counts.device)) % 2
+    share = (counts.double()[:, None] * is_set).sum(0) / counts.sum().clamp_min(1)
+    return 2 * torch.minimum(share, 1 - share).min().item()
 
 
 class CodeBaselines(Metric):
@@ -126,11 +142,12 @@ def _histogram(codes: Int[Tensor, "*n"], like: Int[Tensor, " vocab"]) -> Int[Ten
 
 
 class QuantizerQuality(nn.Module):
-    """PSNR (dB, of the mean squared error of all frames in [0, 1]) and use of the codebook."""
+    """PSNR (dB, of the mean squared error of all frames in [0, 1]), SSIM, use of the codebook."""
 
     def __init__(self, num_codes: int) -> None:
         super().__init__()
         self.psnr = PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
         self.use = CodeUse(num_codes)
 
     def update(
@@ -140,14 +157,18 @@ class QuantizerQuality(nn.Module):
         codes: Int[Tensor, "batch rows cols"],
     ) -> None:
         self.psnr.update(decoded, frames)
+        if len(frames):  # a rank may hold nothing but padding
+            self.ssim.update(decoded, frames)
         self.use.update(codes)
 
     def compute(self) -> dict[str, float]:
-        """``psnr_db``, ``codes_used`` and ``code_perplexity``."""
-        return {"psnr_db": self.psnr.compute().item()} | self.use.compute()
+        """``psnr_db``, ``ssim``, ``codes_used``, ``code_perplexity``, ``bit_balance``."""
+        quality = {"psnr_db": self.psnr.compute().item(), "ssim": self.ssim.compute().item()}
+        return quality | self.use.compute()
 
     def reset(self) -> None:
         self.psnr.reset()
+        self.ssim.reset()
         self.use.reset()
 
 
@@ -173,7 +194,8 @@ class HeldOut(nn.Module):
 
     def compute(self) -> dict[str, float]:
         quality = self.quantizer.compute()
-        quality["quantizer_psnr_db"] = quality.pop("psnr_db")
+        for name in ("psnr_db", "ssim"):
+            quality[f"quantizer_{name}"] = quality.pop(name)
         return self.nats.compute() | self.baselines.compute() | quality
 
     def reset(self) -> None:

@@ -1,4 +1,13 @@
-"""Cross entropy over content rows only, in chunks when the logits would be large."""
+"""Cross entropy over content rows only, without ever holding all logits where they would be many.
+
+Every way to compute it gives the same nats and gradients up to rounding; ``LossConfig.impl`` says
+which is used, and ``naive`` is the definition of the others.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -6,26 +15,142 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 64 * 2**20  # logits held at a time; 256 MB in float32
+CHUNK_ELEMENTS = 32 * 2**20  # logits held at a time; 128 MB in float32
+
+Impl = Literal["auto", "native", "chunked", "naive", "liger"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """How nats per code and their gradients are computed.
+
+    ``auto`` is ``naive`` where the logits are few; else ``native``, torch's own linear cross
+    entropy in chunks, where torch has it; else ``chunked``, with logits computed twice.
+    """
+
+    impl: Impl = "auto"
+    z_weight: float = 0.0  # of the squared log of the softmax's denominator, in gradients only
+    chunk_elements: int = CHUNK_ELEMENTS  # logits held at a time
+
+    def __post_init__(self) -> None:
+        if self.impl not in get_args(Impl):
+            raise ValueError(
+                f"loss.impl={self.impl!r} is none of {', '.join(get_args(Impl))}; leave it at auto."
+            )
+        if self.z_weight < 0 or self.chunk_elements < 1:
+            raise ValueError(
+                f"got loss.z_weight={self.z_weight} and loss.chunk_elements={self.chunk_elements}; "
+                f"expected at least 0 and at least 1."
+            )
 
 
 def content_cross_entropy(
     hidden: Float[Tensor, "rows dim"],
     weight: Float[Tensor, "vocab dim"],
     targets: Int[Tensor, " rows"],
-    chunk_elements: int = CHUNK_ELEMENTS,
+    cfg: LossConfig | None = None,
 ) -> Float[Tensor, " rows"]:
-    """Negative log-likelihood of each row's target, in nats, float32.
+    """Negative log-likelihood of each row's target, in nats, float32 (float64 stays float64).
 
-    ``hidden`` must already hold the rows to score and no others. The logits of one chunk exist at
-    a time: they are recomputed in the backward pass.
+    ``hidden`` must already hold the rows to score and no others. With a z weight the values stay
+    nats; the penalty is in their gradients alone. Where gradients are wanted, ``native`` rounds the
+    values (not what goes into gradients) to the format of the products, bfloat16 under autocast,
+    and every row of ``liger`` holds the mean over the rows, penalty included: it has no others.
+
+    Source:
+        The z penalty: Chowdhery et al. 2022, arXiv:2204.02311, section 5.
     """
+    cfg = cfg or LossConfig()
+    impl = impl_for(cfg, len(hidden) * len(weight))
+    if not torch.is_grad_enabled():  # the exact rows, and nothing is computed twice
+        return _chunked(hidden, weight, targets, cfg.chunk_elements)
+    if impl == "liger":
+        return _liger(hidden, weight, targets, cfg.z_weight)
+    nats = ROWS[impl](hidden, weight, targets, cfg.chunk_elements)
+    if not cfg.z_weight:
+        return nats
+    # The log of the denominator without the denominator: nats = log_sum - logit of the target.
+    log_sum = nats + (hidden * weight[targets]).to(nats.dtype).sum(-1)
+    penalty = cfg.z_weight * log_sum.square()
+    return nats + (penalty - penalty.detach())  # subtle: adds 0, and the gradient of the penalty
+
+
+def impl_for(cfg: LossConfig, elements: int) -> Impl:
+    """What computes this many logits; never ``auto``.
+
+    Raises:
+        ValueError: ``native`` is asked for and this torch has none.
+    """
+    if cfg.impl == "native" and not has_native():
+        raise ValueError(
+            f"loss.impl=native needs a torch whose F.linear_cross_entropy takes options, got torch "
+            f"{torch.__version__}; set loss.impl=chunked."
+        )
+    if cfg.impl != "auto":
+        return cfg.impl
+    if elements <= cfg.chunk_elements:
+        return "naive"
+    return "native" if has_native() else "chunked"
+
+
+def has_native() -> bool:
+    """Whether torch's own linear cross entropy can work in chunks."""
+    function = getattr(F, "linear_cross_entropy", None)
+    return function is not None and "options" in inspect.signature(function).parameters
+
+
+def _naive(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: int = 0) -> Tensor:
+    logits = F.linear(hidden, weight)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: int) -> Tensor:
     rows = max(1, chunk_elements // len(weight))
-    if len(hidden) <= rows:
-        return _nll(hidden, weight, targets)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([checkpoint(_nll, h, weight, t, use_reentrant=False) for h, t in parts])
+    return torch.cat([checkpoint(_naive, h, weight, t, use_reentrant=False) for h, t in parts])
 
 
-def _nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
+def _native(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: int) -> Tensor:
+    hidden, weight = _as_autocast(hidden), _as_autocast(weight)
+    rows = max(1, chunk_elements // len(weight))
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
+    nats = F.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options)
+    return nats if nats.dtype == torch.float64 else nats.float()
+
+
+def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, z_weight: float) -> Tensor:
+    """Liger's fused kernel, summed; its gradients are accumulated in float32.
+
+    Raises:
+        ValueError: the kernel is not installed, or the rows do not lie on a GPU.
+    """
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        raise ValueError(
+            "loss.impl=liger needs the package liger-kernel, which is not installed; install it, "
+            "or set loss.impl=auto."
+        ) from None
+    if not hidden.is_cuda:
+        raise ValueError(f"loss.impl=liger runs on a GPU, got {hidden.device}; set loss.impl=auto.")
+    kernel = LigerFusedLinearCrossEntropyLoss(
+        lse_square_scale=z_weight, reduction="sum", accum_dtype=torch.float32
+    )
+    total = kernel(_as_autocast(weight), _as_autocast(hidden), targets)
+    return (total.float() / len(targets)).expand(len(targets))
+
+
+def _as_autocast(value: Tensor) -> Tensor:
+    """In the number format that autocast, where it is on, would give a matrix product."""
+    device = value.device.type
+    if value.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return value
+    return value.to(torch.get_autocast_dtype(device))
+
+
+ROWS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+    "naive": _naive,
+    "chunked": _chunked,
+    "native": _native,
+}

@@ -1,4 +1,8 @@
-"""Parameter groups, Muon with its AdamW fallback, and the warmup-stable-decay schedule."""
+"""Parameter groups, Muon with its AdamW fallback, and how the learning rate rises and falls."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from timm.optim.muon import Muon
@@ -37,23 +41,76 @@ def muon(
 
 
 def adamw(model: nn.Module, lr: float = 3e-4, weight_decay: float = 0.1) -> Optimizer:
-    """AdamW; weight decay on block matrices only."""
+    """AdamW; weight decay on block matrices only. One fused update where torch has it."""
     matrices, rest = split_parameters(model)
     groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
+    # Elsewhere (the meta device of a dry run) fused updates raise.
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused or None)
 
 
 def warmup_stable_decay(step: int, warmup: int, decay_start: int, total: int) -> float:
     """Learning rate factor: linear rise, plateau at 1, linear fall to 0 at ``total`` steps.
+
+    A decay that would start at the end never does: whoever goes on from there finds a stable rate.
 
     >>> [warmup_stable_decay(s, warmup=2, decay_start=4, total=6) for s in range(6)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
     """
     if step < warmup:
         return (step + 1) / warmup
-    if step < decay_start:
+    if step < decay_start or decay_start >= total:
         return 1.0
-    return max(0.0, (total - step) / max(1, total - decay_start))
+    return max(0.0, (total - step) / (total - decay_start))
+
+
+def warmup_cosine(step: int, warmup: int, total: int) -> float:
+    """Learning rate factor: linear rise, then half a cosine from 1 to 0 at ``total`` steps.
+
+    >>> [round(warmup_cosine(s, warmup=2, total=6), 3) for s in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+Shape = Literal["stable", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate over a run, as a factor of the optimizer's.
+
+    ``stable`` stays at 1 until its decay begins: ``decay_share`` of all steps before the end, or at
+    ``decay_start``, the step at which a branch left the stable run (it needs no share).
+    """
+
+    warmup_steps: int = 30
+    decay_share: float = 0.4
+    shape: Shape = "stable"
+    decay_start: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shape not in get_args(Shape):
+            raise ValueError(
+                f"schedule.shape={self.shape!r} is none of {', '.join(get_args(Shape))}; "
+                f"choose one of these."
+            )
+        if self.shape == "cosine" and self.decay_start is not None:
+            raise ValueError(
+                "a cosine has no stable part to branch off from; leave schedule.decay_from out, or "
+                "set schedule.shape=stable."
+            )
+
+    def factor(self, step: int, total: int) -> float:
+        """Of the optimizer step with this index, of ``total``."""
+        if self.shape == "cosine":
+            return warmup_cosine(step, self.warmup_steps, total)
+        start = self.decay_start
+        start = int(total * (1 - self.decay_share)) if start is None else start
+        return warmup_stable_decay(step, self.warmup_steps, start, total)

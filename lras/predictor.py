@@ -15,7 +15,8 @@ from lras.config import PredictorConfig
 from lras.grid import PatchGrid
 from lras.hub import Hub
 from lras.layers import Block, KeyValue, Rotation, make_norm, rotary_angles
-from lras.loss import content_cross_entropy
+from lras.loss import LossConfig, content_cross_entropy
+from lras.running import RunBlock, run_block
 from lras.sequence import Sequence, concat, content_rows, frame_groups, two_frames
 
 
@@ -46,6 +47,8 @@ class FramePredictor(nn.Module, Hub):
         self.final_norm = make_norm(cfg)
         head_rows = cfg.num_codes if rotary else cfg.num_tokens
         self.head = None if cfg.tied_head else nn.Linear(cfg.dim, head_rows, bias=False)
+        self.run_block: RunBlock = run_block  # of forward; compiled, recomputed: lras/running.py
+        self.loss = LossConfig()
         self._initialize()
 
     def _initialize(self) -> None:
@@ -123,20 +126,23 @@ class FramePredictor(nn.Module, Hub):
         self,
         codes0: Int[Tensor, "batch patches codes"],
         codes1: Int[Tensor, "batch patches codes"],
-        order0: Int[Tensor, "batch patches"],
+        order0: Int[Tensor, "batch placed"],
         order1: Int[Tensor, "batch kept"],
         grid: PatchGrid,
     ) -> Float[Tensor, "batch kept codes"]:
         """Training: nats of the contents of frame 1, in sequence order (patch by ``order1``).
 
-        ``order1`` may leave patches out: a shorter sequence, and more of it with little revealed.
+        Orders may leave patches out: a shorter sequence, and more of it with little revealed.
         """
         self.check_grid(grid)
         vocab = self.cfg.vocab(grid)
         seq = two_frames(codes0, codes1, order0, order1, vocab, self.cfg.frame0_pointers)
-        hidden, _ = self.encode(seq, grid)
-        asking, targets = content_rows(hidden, seq.tokens, order1.shape[1], codes1.shape[2])
-        nll = content_cross_entropy(asking, self.head_weight(), targets)
+        x, rotation = self.embed(seq, grid), self.rotation(seq, grid)
+        for block in self.blocks:
+            x = self.run_block(block, x, rotation)
+        asking, targets = content_rows(x, seq.tokens, order1.shape[1], codes1.shape[2])
+        weight = self.head_weight()
+        nll = content_cross_entropy(self.final_norm(asking), weight, targets, self.loss)
         return nll.view(*order1.shape, -1)
 
     def read_patches(

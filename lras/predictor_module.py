@@ -1,7 +1,7 @@
 """PredictorModule: next-frame pretraining in plain Lightning."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -11,13 +11,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lras.checkpoint import describe
+from lras.flops import group_tokens
 from lras.grid import PatchGrid
 from lras.held_out import HeldOut, counted, held_out_orders
+from lras.loss import LossConfig
 from lras.next_frame import NextFrame
-from lras.optim import muon, warmup_stable_decay
+from lras.optim import Schedule, Shape, muon
 from lras.predictor import FramePredictor
 from lras.quantizer import Quantizer
-from lras.sequence import random_orders
+from lras.running import Running, block_runner
+from lras.sequence import patches_within, random_orders
 
 TRAINING = 2  # salt: no two random streams of one seed are the same
 
@@ -31,7 +34,9 @@ class PredictorModule(L.LightningModule):
     ``gap``, ``key`` and, where there is one, ``weight`` (0 = only fills up the batch), and logs
     what ``lras.held_out`` computes. The quantizer is frozen and lives in the same checkpoint.
     Orders are a pure function of (seed, step) and of a sample's place among those of all ranks, so
-    a resumed run draws what an undisturbed one would have drawn, and N ranks what one rank would.
+    a resumed run draws what an undisturbed one would have drawn, and N ranks (or one rank that
+    accumulates N batches) what one rank would. ``tokens`` limits the length of a training sequence
+    (``lras.sequence.patches_within``); ``compile`` and ``recompute``: ``lras.running.Running``.
     """
 
     def __init__(
@@ -42,7 +47,12 @@ class PredictorModule(L.LightningModule):
         warmup_steps: int = 30,
         decay_share: float = 0.4,
         seed: int = 0,
-        compile: bool = False,
+        compile: Literal["block", "whole"] | bool = False,
+        recompute: Literal["none", "block", "selective"] = "none",
+        shape: Shape = "stable",
+        decay_start: int | None = None,
+        loss: LossConfig | None = None,
+        tokens: int | None = None,
     ) -> None:
         super().__init__()
         # NextFrame checks that the two fit; its parts are registered here once.
@@ -52,8 +62,14 @@ class PredictorModule(L.LightningModule):
             predictor.set_code_pixels(quantizer.code_pixels())
         self.held_out = HeldOut(predictor.cfg.num_codes, predictor.cfg.codes_per_patch)
         self.make_optimizer = optimizer
-        self.warmup_steps, self.decay_share, self.seed = warmup_steps, decay_share, seed
-        if compile:
+        self.schedule = Schedule(
+            warmup_steps=warmup_steps, decay_share=decay_share, shape=shape, decay_start=decay_start
+        )
+        self.seed, self.tokens = seed, tokens
+        self.predictor.loss = loss or LossConfig()
+        running = Running(compile=compile, recompute=recompute)
+        self.predictor.run_block = block_runner(running)
+        if running.compile == "whole":
             self.predictor.compile(dynamic=False)
 
     def next_frame(self) -> NextFrame:
@@ -93,25 +109,45 @@ class PredictorModule(L.LightningModule):
         codes0, codes1 = (grid.to_patches(self.quantizer.encode(f)) for f in (frame0, frame1))
         return grid, codes0, codes1
 
-    def nats(self, frames: Tensor, seed: int, frame1_share: float = 1.0) -> Tensor:
-        """Nats of the contents of frame 1, (batch, kept, codes) in sequence order."""
+    def nats(self, frames: Tensor, seed: int, frame1_share: float = 1.0, part: int = 0) -> Tensor:
+        """Nats of the contents of frame 1, (batch, kept, codes) in sequence order.
+
+        ``part``: of the batches that one optimizer step accumulates, which one.
+        """
         grid, codes0, codes1 = self.codes(frames)
-        order0, order1 = self._orders(len(frames), grid.num_patches, seed)
-        kept = max(1, round(frame1_share * grid.num_patches))
-        return self.predictor(codes0, codes1, order0, order1[:, :kept], grid)
+        order0, order1 = self._orders(len(frames), grid.num_patches, seed, part)
+        placed, kept = self._patches(grid.num_patches, frame1_share)
+        return self.predictor(codes0, codes1, order0[:, :placed], order1[:, :kept], grid)
+
+    def sizes_of(self, batch: dict[str, Any]) -> tuple[int, int, int]:
+        """Pairs, and patches of frames 0 and 1 in a training sequence, of this batch."""
+        cfg, frames = self.predictor.cfg, frames_or_codes(batch)
+        side = cfg.patch_px if "frames" in batch else cfg.patch_px // cfg.code_px
+        patches = (frames.shape[-2] // side) * (frames.shape[-1] // side)
+        return len(frames), *self._patches(patches, batch.get("frame1_share", 1.0))
+
+    def _patches(self, num_patches: int, frame1_share: float) -> tuple[int, int]:
+        groups = group_tokens(self.predictor.cfg, 0), group_tokens(self.predictor.cfg, 1)
+        return patches_within(self.tokens, num_patches, frame1_share, groups)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         part = batch_index % self.trainer.accumulate_grad_batches
-        seed = self._order_seed(TRAINING, self.global_step, part)
-        nats = self.nats(frames_or_codes(batch), seed, batch.get("frame1_share", 1.0))
+        seed = self._order_seed(TRAINING, self.global_step)
+        nats = self.nats(frames_or_codes(batch), seed, batch.get("frame1_share", 1.0), part)
         loss = nats.mean()
-        shown = loss.detach()
+        shown = nats.detach().mean(dim=(0, 1)) if self._logs_this_step() else loss.detach()[None]
         # Every rank's samples, or rank 0 would speak for its own alone; but sync_dist would have
         # the ranks wait for one another at every step, logged or not.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if self._logs_this_step():
             shown = self.trainer.strategy.reduce(shown, reduce_op="mean")
-        self.log("train/nats_per_code", shown, prog_bar=True)
+            if len(shown) > 1:
+                slots = {f"train/nats_slot_{slot}": each for slot, each in enumerate(shown)}
+                self.log_dict(slots)
+        self.log("train/nats_per_code", shown.mean(), prog_bar=True)
         return loss
+
+    def _logs_this_step(self) -> bool:
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
 
     def on_validation_epoch_start(self) -> None:
         self.held_out.reset()
@@ -143,27 +179,31 @@ class PredictorModule(L.LightningModule):
     on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
     test_step = validation_step
 
-    def _orders(self, batch: int, patches: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Orders of both frames, drawn for the samples of all ranks; this rank's rows of them."""
-        rank, world = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
-        generator = torch.Generator().manual_seed(seed)
-        both = [random_orders(batch * world, patches, generator) for _ in range(2)]
-        own = slice(rank * batch, (rank + 1) * batch)
-        return both[0][own].to(self.device), both[1][own].to(self.device)
+    def _orders(self, batch: int, patches: int, seed: int, part: int = 0) -> tuple[Tensor, Tensor]:
+        """Orders of both frames, drawn for all samples of a step; this batch's rows of them.
 
-    def _order_seed(self, purpose: int, step: int, part: int = 0) -> int:
-        """``part``: of the batches that one optimizer step accumulates, which one."""
-        return hash((purpose, self.seed, step, part)) % 2**63
+        A rank's batches of one step are consecutive, as its streams are (data/curriculum.py).
+        """
+        rank, world, parts = 0, 1, 1
+        if self._trainer:
+            rank, world = self.global_rank, self.trainer.world_size
+            parts = self.trainer.accumulate_grad_batches
+        generator = torch.Generator().manual_seed(seed)
+        both = [random_orders(batch * world * parts, patches, generator) for _ in range(2)]
+        first = (rank * parts + part) * batch
+        own = [orders[first : first + batch] for orders in both]
+        if self.device.type == "cuda":  # or the copy would wait for all that is queued
+            own = [orders.pin_memory() for orders in own]
+        order0, order1 = (orders.to(self.device, non_blocking=True) for orders in own)
+        return order0, order1
+
+    def _order_seed(self, purpose: int, step: int) -> int:
+        return hash((purpose, self.seed, step, 0)) % 2**63
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer(self.predictor)
         total = int(self.trainer.estimated_stepping_batches)
-        decay_start = int(total * (1 - self.decay_share))
-
-        def factor(step: int) -> float:
-            return warmup_stable_decay(step, self.warmup_steps, decay_start, total)
-
-        schedule = LambdaLR(optimizer, factor)
+        schedule = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

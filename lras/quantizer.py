@@ -76,7 +76,7 @@ class Quantizer(nn.Module, Hub):
         # Never in low precision: a code near a boundary would flip with the batch's neighbors.
         with torch.autocast(frames.device.type, enabled=False):
             cells = self.to_cells(frames.float())
-            codes = self.bottleneck(self.encoder(cells).flatten(0, 2))[1]
+            codes = self.bottleneck.quantize(self.encoder(cells).flatten(0, 2))
         return codes.view(cells.shape[:3])
 
     @torch.no_grad()

@@ -31,6 +31,34 @@ def random_orders(batch: int, num_patches: int, generator: torch.Generator) -> I
     return noise.argsort(dim=1)
 
 
+def patches_within(
+    tokens: int | None, patches: int, share: float, groups: tuple[int, int]
+) -> tuple[int, int]:
+    """Patches of frame 0 and of frame 1 in a training sequence of at most ``tokens`` tokens.
+
+    ``share`` of frame 1's patches are wanted, None tokens = no limit; ``groups``: tokens of one
+    patch of each frame. What does not fit is taken from both frames alike, and of the limit less
+    than a group is left over. Depends on no data, so a stage has sequences of one length.
+
+    >>> patches_within(4096, patches=1024, share=1.0, groups=(5, 5))
+    (409, 410)
+
+    Raises:
+        ValueError: not even one patch of each frame fits.
+    """
+    kept = max(1, round(share * patches))
+    whole = patches * groups[0] + kept * groups[1]
+    if tokens is None or whole <= tokens:
+        return patches, kept
+    if tokens < sum(groups):
+        raise ValueError(
+            f"sequence.tokens={tokens} hold no patch of each frame, which take {sum(groups)} "
+            f"tokens; set it to {whole} for whole frames, or leave it null."
+        )
+    placed = min(max(1, patches * tokens // whole), (tokens - groups[1]) // groups[0])
+    return placed, min(kept, (tokens - placed * groups[0]) // groups[1])
+
+
 def frame_groups(
     codes: Int[Tensor, "batch patches codes"],
     order: Int[Tensor, "batch kept"],
@@ -58,12 +86,12 @@ def concat(*parts: Sequence) -> Sequence:
 def two_frames(
     codes0: Int[Tensor, "batch patches codes"],
     codes1: Int[Tensor, "batch patches codes"],
-    order0: Int[Tensor, "batch patches"],
+    order0: Int[Tensor, "batch placed"],
     order1: Int[Tensor, "batch kept"],
     vocab: Vocab,
     frame0_pointers: bool,
 ) -> Sequence:
-    """The training sequence: frame 0 whole, then the groups of frame 1 in ``order1``."""
+    """The training sequence: frame 0 in ``order0``, then the groups of frame 1 in ``order1``."""
     first = frame_groups(codes0, order0, 0, vocab, pointers=frame0_pointers)
     return concat(first, frame_groups(codes1, order1, 1, vocab))
 

@@ -20,29 +20,42 @@ TWENTY_STEPS = (
     "data.stages.1.steps=10",
     "trainer.precision=32-true",
     "trainer.log_every_n_steps=1",
-    "~callbacks.probe",
-    "~callbacks.progress",
+    "callbacks=[guard,checkpoint,preemption,pictures]",
 )
 
 
 def train(
-    folder: Path | None, *words: str, world: int = 1, launcher: str = "lightning"
+    folder: Path | None,
+    *words: str,
+    world: int = 1,
+    launcher: str = "lightning",
+    trainer: str = "ddp_cpu",
 ) -> subprocess.CompletedProcess:
     """``train.py`` with ``words``, by ``world`` processes; into its own folder if None is named."""
     words = ("train.py", *words, *((f"hydra.run.dir={folder}",) if folder else ()))
     if world > 1:
-        words += ("trainer=ddp_cpu", f"trainer.devices={world}")
+        words += (f"trainer={trainer}", f"trainer.devices={world}")
     torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}")
     command = [sys.executable, *(torchrun if launcher == "torchrun" else ()), *words]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
 
 
+def column(folder: Path, name: str) -> list[float]:
+    """One figure of every logged step of a run."""
+    with (folder / "metrics.csv").open() as file:
+        found = [row.get(name) for row in csv.DictReader(file)]
+    return [float(value) for value in found if value]
+
+
 def losses(folder: Path) -> list[float]:
     """Training loss of every logged step of a run, nats per code."""
-    with (folder / "metrics.csv").open() as file:
-        column = [row.get("train/nats_per_code") for row in csv.DictReader(file)]
-    return [float(value) for value in column if value]
+    return column(folder, "train/nats_per_code")
+
+
+def norms(folder: Path) -> list[float]:
+    """Norm of the gradient of every logged step, over all processes and before clipping."""
+    return column(folder, "guard/gradient_norm")
 
 
 def worst_difference(one: list[float], other: list[float]) -> float:
@@ -50,26 +63,38 @@ def worst_difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / abs(a) for a, b in zip(one, other, strict=True))
 
 
-def two_against_one(work: Path, *words: str, launcher: str = "lightning") -> dict[str, float]:
-    """Train on the same batches by one and by two processes; how far their losses differ."""
-    quantizer = work / "quantizer"
-    runs = [
-        (quantizer, 1, ()),
-        *((work / f"by{n}", n, (f"quantizer={quantizer}",)) for n in (1, 2)),
-    ]
-    for folder, world, given in runs:
-        done = train(folder, *TWENTY_STEPS, *words, *given, world=world, launcher=launcher)
+def two_against_one(
+    work: Path, *words: str, launcher: str = "lightning", trainer: str = "ddp_cpu"
+) -> dict[str, float]:
+    """Train on the same batches by one and by two processes; how far losses and norms differ."""
+    quantizer, two = work / "quantizer", work / f"{trainer}2"
+    given = (*words, f"quantizer={quantizer}")
+    for folder, world, own in ((quantizer, 1, words), (work / "by1", 1, given), (two, 2, given)):
+        if (folder / "export").is_dir():
+            continue  # of an earlier comparison
+        own = (*TWENTY_STEPS, *own)
+        done = train(folder, *own, world=world, launcher=launcher, trainer=trainer)
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
-    one, two = losses(work / "by1"), losses(work / "by2")
+    return compared(work / "by1", two)
+
+
+def compared(one: Path, other: Path) -> dict[str, float]:
+    """How far two runs over the same batches differ."""
     return {
-        "steps": len(one),
-        "first_loss_nats": one[0],
-        "last_loss_nats": one[-1],
-        "worst_relative_difference": worst_difference(one, two),
+        "steps": len(losses(one)),
+        "first_loss_nats": losses(one)[0],
+        "last_loss_nats": losses(one)[-1],
+        "worst_relative_difference": worst_difference(losses(one), losses(other)),
+        "worst_difference_of_norms": worst_difference(norms(one), norms(other)),
+        "clipped_steps": sum(norm > 1.0 for norm in norms(one)),
     }
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as work:
-        print(json.dumps(two_against_one(Path(work), *sys.argv[1:])))
+        found = {
+            trainer: two_against_one(Path(work), *sys.argv[1:], trainer=trainer)
+            for trainer in ("ddp_cpu", "fsdp_cpu")
+        }
+        print(json.dumps(found))

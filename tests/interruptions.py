@@ -30,3 +30,14 @@ class FailAt(L.Callback):
         if self.error == "KILL":
             os.kill(os.getpid(), signal.SIGKILL)
         raise getattr(builtins, self.error)("broken on purpose")
+
+
+class SignalAt(L.Callback):
+    """Sends a signal to the process of one rank at the end of a step, as SLURM would."""
+
+    def __init__(self, step: int, rank: int, name: str = "SIGTERM") -> None:
+        self.step, self.rank, self.name = step, rank, name
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            os.kill(os.getpid(), signal.Signals[self.name])

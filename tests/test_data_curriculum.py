@@ -110,9 +110,11 @@ def test_each_held_out_pair_counts_once_at_any_number_of_processes(world):
         assert [key for key, w in zip(keys, weight, strict=True) if w] == whole["key"]
 
 
-def after_resuming(state: dict, streams: int | None, world: int) -> SyntheticDataModule:
+def after_resuming(
+    state: dict, streams: int | None, world: int, parts: int = 1
+) -> SyntheticDataModule:
     data = SyntheticDataModule(EVEN, streams=streams)
-    data.trainer = SimpleNamespace(world_size=world)
+    data.trainer = SimpleNamespace(world_size=world, accumulate_grad_batches=parts)
     data.load_state_dict(state)
     return data
 
@@ -129,13 +131,31 @@ def test_a_resumed_run_refuses_streams_it_did_not_have(streams, world):
         after_resuming({"batches": 2, "streams": 1}, streams, world)
 
 
-def test_gradient_accumulation_is_refused_since_a_batch_is_a_step():
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=2,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="accumulate_grad_batches=2"):
-        trainer.fit(KeepsKeys(), SyntheticDataModule(STAGES, textures=4))
+@pytest.mark.parametrize("world, parts", [(1, 4), (2, 2), (4, 1)])
+def test_a_step_holds_the_same_pairs_in_however_many_batches_they_come(world, parts):
+    stages = [Stage(steps=2, batch=8, scene=STAGES[0].scene)]
+    (whole, then) = CurriculumScenes(stages, textures=4, streams=4)
+    assert whole["key"] == [f"step0/{row}" for row in range(8)]
+    ranks = [
+        list(CurriculumScenes(stages, textures=4, rank=r, world=world, streams=4, parts=parts))
+        for r in range(world)
+    ]
+    for step, expected in enumerate((whole, then)):
+        batches = [b for own in ranks for b in own[step * parts : (step + 1) * parts]]
+        assert [key for b in batches for key in b["key"]] == expected["key"]
+        assert torch.equal(torch.cat([b["frames"] for b in batches]), expected["frames"])
+
+
+def test_a_resumed_run_may_trade_processes_for_accumulated_batches():
+    data = after_resuming({"batches": 2, "streams": 4}, streams=None, world=2, parts=2)
+    assert (data.start, data.streams) == (2, 4)
+    with pytest.raises(ValueError, match="2 processes of 4 accumulated batches"):
+        after_resuming({"batches": 2, "streams": 4}, streams=None, world=2, parts=4)
+
+
+def test_streams_that_do_not_divide_among_parts_are_refused():
+    with pytest.raises(ValueError, match="that accumulate 2 batches each"):
+        CurriculumScenes(STAGES, textures=4, streams=1, parts=2)
 
 
 # --- one process -------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,15 +17,12 @@ from doors.building import build_data
 from doors.dry_run import spell
 from doors.estimate import (
     Work,
-    activation_bytes,
     count,
     num_processes,
-    optimizer_bytes,
     plan_of,
     seconds_per_step,
 )
 from lras.config import PredictorConfig
-from lras.optim import adamw, muon
 from lras.predictor import FramePredictor
 from lras.predictor_module import PredictorModule
 from lras.quantizer import Quantizer
@@ -49,42 +48,18 @@ def test_tokens_are_those_of_the_sequence_the_network_sees(flavor, tokens):
     network.blocks[0].register_forward_hook(lambda own, given, out: seen.append(given[0].shape[1]))
     grid, order = WORK.grid(network.cfg), torch.arange(16)[None]
     codes = torch.zeros(1, 16, 1).long()
-    network(codes, codes, order, order[:, : WORK.kept(network.cfg)], grid)
+    placed, kept = WORK.patches(network.cfg)
+    network(codes, codes, order[:, :placed], order[:, :kept], grid)
     assert WORK.tokens(network.cfg) == tokens == seen[0]
 
 
-@pytest.mark.parametrize("optimizer", [muon, adamw])
-def test_the_optimizer_keeps_as_much_on_the_meta_device_as_in_truth(optimizer):
-    network = FramePredictor(PredictorConfig.modern(**SIZES))
-    true = optimizer(network)
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    true.step()
-    kept = [v for state in true.state.values() for v in state.values() if torch.is_tensor(v)]
-    size = sum(value.nbytes for value in kept if value.numel() > 1)
-    assert optimizer_bytes(optimizer(on_meta())) == pytest.approx(size, abs=64)  # scalars differ
-    assert size >= 4 * count(network)
-
-
-def test_activations_on_the_meta_device_are_what_autograd_keeps_in_truth():
-    network, kept = FramePredictor(PredictorConfig.modern(**SIZES)), {}
-    weights = {value.data_ptr() for value in network.state_dict().values()}
-
-    def keep(value: torch.Tensor) -> torch.Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return value
-
-    order = torch.stack([torch.randperm(16) for _ in range(4)])
-    codes = torch.zeros(4, 16, 1).long()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        nats = network(codes, codes, order, order[:, :8], WORK.grid(network.cfg))
-    assert nats.requires_grad
-    guess = activation_bytes(on_meta(), WORK, 4)
-    # Not to the byte: what the attention keeps depends on its kernel.
-    assert guess == pytest.approx(sum(kept.values()), rel=0.1)
-    assert activation_bytes(on_meta(), WORK, 8) == pytest.approx(2 * guess, rel=0.3)
+@pytest.mark.parametrize("flavor", ["modern", "official"])
+def test_a_limit_shortens_sequences_and_accumulated_batches_are_counted(flavor):
+    network = on_meta(flavor)
+    assert replace(WORK, limit=20).tokens(network.cfg) in (18, 19, 20)
+    data = SimpleNamespace(batch_size=3)
+    (work,) = plan_of(data, 5, network.cfg, world=2, parts=4, limit=20)
+    assert (work.batch, work.limit) == (24, 20)
 
 
 def test_the_plan_stops_where_the_training_does():
@@ -138,4 +113,5 @@ def test_a_dry_run_prints_the_plan_trains_nothing_and_leaves_nothing(tmp_path, m
     tokens = 6 * 8 * (9 + 9 * 2) + 6 * 8 * (16 + 16 * 2)
     assert f"{tokens:,}" in said and "not measured" in said and "0 min" in said
     assert "experiment_name: smoke" in said and "max_motion_px: 4.0" in said
+    assert "recompute=none" in said and "Largest batch" in said and "pairs." in said
     assert not list(tmp_path.iterdir())

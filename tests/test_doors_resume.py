@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from doors.checked_files import damage, write_checked
+from doors.checkpoints import point_to
 from doors.resume import CONFIG, checkpoint_to_resume, differences, step_of, write_config
-from doors.run_folder import LAST
+from doors.run_folder import LAST, newest_run
 from lras.checkpoint import load
 from tests.distributed_runs import losses, train
 from tests.tiny_model import states_equal
@@ -41,7 +44,7 @@ def run(tmp_path) -> Path:
 def test_a_run_with_the_same_config_goes_on(run):
     free = {"threads": 2, "trainer": {"max_time": "x"}, "data": {"root": "b", "streams": 2}}
     for cfg in (config(), config(resume=str(run)), config(**free)):
-        assert checkpoint_to_resume(cfg, run) == run / LAST
+        assert checkpoint_to_resume(cfg, run) == (run / LAST).resolve()
     assert step_of(run / LAST) == 6
 
 
@@ -113,6 +116,42 @@ def test_a_damaged_checkpoint_is_refused(content, run):
         step_of(run / LAST)
 
 
+@pytest.fixture
+def three(run) -> Path:
+    """The run with checkpoints of steps 2, 4 and 6, the last of which ``last`` leads to."""
+    (run / LAST).unlink()
+    for step in (2, 4, 6):
+        path = run / "checkpoints" / f"step_{step:07d}.ckpt"
+        write_checked(path, partial(torch.save, {"global_step": step, "pad": torch.ones(1000)}))
+    point_to(run / LAST, path)
+    return run
+
+
+@pytest.mark.parametrize("harmed, left", [([6], 4), ([6, 4], 2), ([4], 6)])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(harmed, left, three, caplog):
+    for step in harmed:
+        path = three / "checkpoints" / f"step_{step:07d}.ckpt"
+        path.write_bytes(path.read_bytes()[:-100])
+    assert step_of(checkpoint_to_resume(config(), three)) == left
+    said = f"its checksum is another; going on from step_{left:07d}.ckpt, step {left}"
+    assert (said in caplog.text) == (left != 6)
+    assert all(f"step_{step:07d}.ckpt is not what" in caplog.text for step in harmed if left != 6)
+
+
+def test_a_link_that_leads_nowhere_is_a_damaged_checkpoint_too(three, caplog):
+    (three / LAST).resolve().unlink()
+    assert newest_run(three.parent, 0) == three
+    assert step_of(checkpoint_to_resume(config(), three)) == 4
+    assert "is not there" in caplog.text
+
+
+def test_where_all_checkpoints_are_damaged_a_sentence_names_them(three):
+    for path in (three / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"gone on with \(.*6\.ckpt is empty.*; start a new run"):
+        checkpoint_to_resume(config(), three)
+
+
 def test_auto_starts_anew_and_names_runs_without_a_checkpoint(run, caplog):
     (run / LAST).unlink()
     fresh = run.with_name("new-seed0")
@@ -140,7 +179,8 @@ def check_equal(folder: Path, whole: Path) -> None:
     """The run of 12 steps with an interruption is that without, in all it left behind."""
     assert states_equal(load(folder), load(whole))
     assert losses(folder) == losses(whole)
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt"}
+    assert (folder / LAST).resolve().name == "step_0000012.ckpt"
+    assert {damage(path) for path in (folder / "checkpoints").glob("*.ckpt")} == {""}
     probed, undisturbed = (json.loads((f / "probe.json").read_text()) for f in (folder, whole))
     same = {point["step"]: point["flow/held_out/epe"] for point in probed}
     for point in undisturbed:

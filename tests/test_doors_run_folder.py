@@ -13,7 +13,16 @@ from doors.run_folder import LAST, newest_run, run_folder
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_NTASKS", "WORLD_SIZE"):
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "NODE_RANK",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        "WORLD_SIZE",
+        "SLURM_RESTART_COUNT",
+        "SLURM_JOB_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -35,6 +44,17 @@ def test_the_newest_run_is_the_one_with_the_youngest_checkpoint_of_that_seed(tmp
     run(tmp_path, "d-seed0", age_s=None)
     assert newest_run(tmp_path, 0) == newest
     assert newest_run(tmp_path, 10) is None and newest_run(tmp_path / "none", 0) is None
+
+
+def test_a_requeued_job_goes_on_with_its_own_run(tmp_path, monkeypatch):
+    own, other = run(tmp_path, "job77-seed0", age_s=50), run(tmp_path, "a-seed0", age_s=10)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert newest_run(tmp_path, 0) == other
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert newest_run(tmp_path, 0) == own
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    assert newest_run(tmp_path, 0) == other
 
 
 def test_resume_leads_to_the_run_it_names_or_finds(tmp_path):

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from data.curriculum import Stage, SyntheticDataModule
 from data.synthetic import SceneConfig
-from doors.stopping import LastCheckpoint, TimeLimit, seconds_of
+from doors.checkpoints import LastCheckpoint
+from doors.stopping import TimeLimit, seconds_of
 from lras.predictor_module import PredictorModule
 from tests.tiny_model import tiny_model
 

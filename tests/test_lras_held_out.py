@@ -7,6 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from reference.slow_code_baselines import copy_nats_by_hand, unigram_nats_by_hand
 from torch.utils.data import DataLoader
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lras.config import PredictorConfig, QuantizerConfig
 from lras.held_out import MAX_GAP, HeldOut, NatsPerCode, QuantizerQuality, held_out_orders
@@ -110,8 +111,10 @@ def test_validation_is_the_same_however_the_samples_are_cut_into_batches():
         "val/nats_unigram",
         "val/nats_copy",
         "val/quantizer_psnr_db",
+        "val/quantizer_ssim",
         "val/codes_used",
         "val/code_perplexity",
+        "val/bit_balance",
     }
     assert first == pytest.approx(second, abs=1e-5)
     assert validated(made, batches(10, 4)) == first  # the same orders every time
@@ -156,7 +159,7 @@ def test_orders_depend_on_key_and_seed_alone():
 
 def test_quality_of_a_quantizer_is_that_of_all_pixels_and_codes():
     generator = torch.Generator().manual_seed(0)
-    metric, squares, seen = QuantizerQuality(num_codes=8), [], []
+    metric, squares, seen, similar = QuantizerQuality(num_codes=8), [], [], []
     for batch in (1, 3):
         frames, noise = torch.rand(2, batch, 3, 8, 8, generator=generator)
         decoded = frames + 0.1 * batch * (noise - 0.5)
@@ -164,9 +167,16 @@ def test_quality_of_a_quantizer_is_that_of_all_pixels_and_codes():
         metric.update(frames, decoded, codes)
         squares += (decoded - frames).square().flatten().tolist()
         seen += codes.flatten().tolist()
+        similar += [
+            structural_similarity_index_measure(one[None], other[None], data_range=1.0).item()
+            for one, other in zip(decoded, frames, strict=True)
+        ]
+    rarer = [sum(code >> bit & 1 for code in seen) / len(seen) for bit in range(3)]
     shares = torch.tensor([seen.count(code) / len(seen) for code in set(seen)])
     assert metric.compute() == {
         "psnr_db": pytest.approx(-10 * torch.tensor(squares).mean().log10().item(), abs=1e-4),
+        "ssim": pytest.approx(sum(similar) / 4, abs=1e-5),
+        "bit_balance": pytest.approx(2 * min(min(p, 1 - p) for p in rarer)),
         "codes_used": len(set(seen)) / 8,
         "code_perplexity": pytest.approx((-shares * shares.log()).sum().exp().item(), rel=1e-5),
     }
@@ -177,7 +187,8 @@ def test_a_quantizer_on_its_own_is_validated_the_same_way():
     alone = validated(QuantizerModule(made.quantizer), batches(10, 4))
     inside = validated(made, batches(10, 3))
     names = {"psnr_db": "quantizer_psnr_db", "codes_used": "codes_used"}
-    names |= {"code_perplexity": "code_perplexity"}
+    names |= {"code_perplexity": "code_perplexity", "bit_balance": "bit_balance"}
+    names |= {"ssim": "quantizer_ssim"}
     assert alone == {
         f"quantizer/val_{own}": pytest.approx(inside[f"val/{other}"], abs=1e-5)
         for own, other in names.items()

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 
 from data.synthetic import SceneConfig
 from data.types import PointPairs
-from doors.stopping import BestByProbe, LastCheckpoint, StepCheckpoint
+from doors.checkpoints import LastCheckpoint, StepCheckpoint
+from doors.stopping import BestByProbe
 from lras.averaging import WeightEMA
 from tests.fake_datasets import write_flow_pair
 from tests.reference.slow_probe_scores import slow_probe_scores
@@ -271,10 +272,7 @@ def test_whoever_watches_a_score_finds_the_last_one_after_a_resume(tmp_path):
 
 def test_averaged_weights_at_the_end_do_not_replace_the_raw_ones_to_go_on_from(tmp_path):
     last = tmp_path / "last.ckpt"
-    steps = StepCheckpoint(
-        dirpath=tmp_path, every_n_train_steps=500, save_last=True, save_top_k=0,
-        enable_version_counter=False,
-    )  # fmt: skip
+    steps = StepCheckpoint(dirpath=tmp_path, every_n_train_steps=500)
     callbacks = (LastCheckpoint(last), WeightEMA(decay=0.5), steps)
     trainer = plain_trainer(6, *callbacks, enable_checkpointing=True, default_root_dir=tmp_path)
     trainer.fit(predictor_module(), scenes(6))

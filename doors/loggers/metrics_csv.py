@@ -35,8 +35,13 @@ class MetricsCsv:
         elif step <= self.last_inherited_step:
             self._rewrite([*_without(self._read(), row), row])
         elif row.keys() <= set(self.columns):
+            columns, self.columns = (
+                self.columns,
+                [],
+            )  # a line that is cut off: begin with whole ones
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
+                csv.DictWriter(file, columns).writerow(row)
+            self.columns = columns
         else:
             self._rewrite([*self._read(), row])
 
@@ -54,11 +59,12 @@ class MetricsCsv:
             return list(reader)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        self.columns = list(dict.fromkeys(["step", *(column for row in rows for column in row)]))
+        columns = list(dict.fromkeys(["step", *(column for row in rows for column in row)]))
         with written_whole(self.path) as unfinished, unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+        self.columns = columns
 
 
 def _without(rows: list[dict[str, Any]], again: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,10 @@
 """The logger that is always on: everything as plain files in the run's folder."""
 
 import csv
+import functools
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,29 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from doors.loggers.metrics_csv import MetricsCsv, written_whole
+
+log = logging.getLogger(__name__)
+
+
+def survives(method: Callable) -> Callable:
+    """The method on rank 0 only; a full disk costs one warning, and training goes on."""
+
+    @functools.wraps(method)
+    def guarded(self: "RunFolder", *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+            self.has_complained = False
+        except OSError as error:
+            if not self.has_complained:
+                log.warning(
+                    "%s cannot be written to (%s); training goes on, and figures and pictures are "
+                    "lost until there is room on the disk.",
+                    self.folder,
+                    error.strerror or error,
+                )
+            self.has_complained = True
+
+    return rank_zero_only(guarded)
 
 
 class RunFolder(Logger):
@@ -29,6 +55,7 @@ class RunFolder(Logger):
         self.folder = Path(save_dir)
         self.metrics = MetricsCsv(self.folder / "metrics.csv")
         self.summary: dict[str, Any] = {}
+        self.has_complained = False
 
     @property
     def name(self) -> str:
@@ -46,12 +73,12 @@ class RunFolder(Logger):
     def log_dir(self) -> str:
         return str(self.folder)
 
-    @rank_zero_only
+    @survives
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.metrics.add(metrics, step)
 
-    @rank_zero_only
+    @survives
     def log_image(
         self,
         key: str,
@@ -66,18 +93,18 @@ class RunFolder(Logger):
             with written_whole(path) as unfinished:
                 Image.fromarray(image).save(unfinished, format="png", pnginfo=about)
 
-    @rank_zero_only
+    @survives
     def log_table(self, key: str, columns: list[str], data: list[list], step: int) -> None:
         """Replace the table; one that grows is handed over whole each time."""
         path = self.folder / "tables" / f"{key}.csv"
         with written_whole(path) as unfinished, unfinished.open("w", newline="") as file:
             csv.writer(file).writerows([columns, *data])
 
-    @rank_zero_only
+    @survives
     def log_hyperparams(self, params: dict[str, Any]) -> None:
         self.log_summary({"config": params})
 
-    @rank_zero_only
+    @survives
     def log_summary(self, values: dict[str, Any]) -> None:
         self.summary |= values
         with written_whole(self.folder / "summary.json") as unfinished:

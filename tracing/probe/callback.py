@@ -244,10 +244,13 @@ class FlowProbe(L.Callback):
         return ["step", "set", *TABLE], rows
 
     def _write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / ".probe.json"
-        unfinished.write_text(json.dumps(self.history, indent=1) + "\n")
-        os.replace(unfinished, folder / "probe.json")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps(self.history, indent=1) + "\n")
+            os.replace(unfinished, folder / "probe.json")
+        except OSError as error:  # a full disk ends no training; the history is in checkpoints too
+            log.warning("probe.json could not be written (%s); training goes on.", error.strerror)
 
     def state_dict(self) -> dict:
         return {"history": self.history, "budget": self.budget.state_dict()}

@@ -1,0 +1,68 @@
+"""``record.json``: by which code, versions, data and seed a run was made, part after part."""
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from doors.loggers.metrics_csv import written_whole
+
+RECORD = "record.json"
+# What takes part in the numbers of a run; photos of the last two become textures.
+PACKAGES = (
+    "torch", "lightning", "timm", "numpy", "einops", "webdataset", "av", "opencv-python-headless",
+    "hydra-core", "scikit-image", "scikit-learn",
+)  # fmt: skip
+
+
+def write_record(
+    cfg: DictConfig, out: Path, origin: dict[str, Any], from_step: int
+) -> dict[str, Any]:
+    """Add this part of the run to its record; what it says of the part.
+
+    ``origin`` is that of ``provenance``: command, git sha, seed, date, machine. The config that the
+    part is run with stands beside it, in ``config/``.
+    """
+    config = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
+    part = {"from_step": from_step} | origin
+    part |= {"versions": versions(), "data_sha256": data_hash(cfg), "config_sha256": sha256(config)}
+    path = out / RECORD
+    parts = json.loads(path.read_text()) if path.is_file() else []
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps([*parts, part], indent=1) + "\n")
+    return part
+
+
+def data_hash(cfg: DictConfig) -> str:
+    """Of clips their indices, which hold a checksum of every shard; of scenes what makes them.
+
+    Where the data lie does not count, nor by how many processes they are drawn.
+    """
+    plain = OmegaConf.to_container(cfg.data, resolve=True)
+    root = plain.pop("root", None)
+    for name in ("streams", "num_workers", "batch_size"):
+        plain.pop(name, None)
+    indices = sorted(Path(root).glob("*/index.json")) if root else []
+    whole = json.dumps(plain, sort_keys=True, default=str) + f" seed {cfg.seed}"
+    return sha256(whole, *(path.read_text() for path in indices))
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def sha256(*texts: str) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
