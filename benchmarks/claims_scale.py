@@ -83,6 +83,7 @@ CLAIMS = [
     tests_pass("2 -> 1 and 1 -> 2, DDP, FSDP2", "tests/test_distributed.py -k another_number"),
     from_file(KILLS, "kill -9", "in one training", plain("kills"), ">=", 10),
     from_file(KILLS, "kill -9", "parts of the state that differ", differing, "==", 0),
+    tests_pass("kill -9 ten times, on clips from disk", "tests/test_killed_runs.py -k clips"),
     tests_pass("SIGTERM, SIGUSR1, SIGUSR2, requeue", "tests/test_doors_preemption.py"),
     tests_pass("full disk", "tests/test_doors_checkpoints.py -k full_disk"),
     tests_pass("atomic, checked, kept as asked", "tests/test_doors_checkpoints.py"),

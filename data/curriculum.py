@@ -254,13 +254,14 @@ class SyntheticDataModule(L.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             multiprocessing_context="spawn" if self.num_workers else None,
+            generator=torch.Generator(),  # or a resumed run would draw one seed more than another
         )
 
     def val_dataloader(self) -> DataLoader:
         last, (world, _) = self.stages[-1], self._world_and_parts()
         rank = self.trainer.global_rank if self.trainer else 0
         scenes = HeldOutScenes(last.scene, self.val_batches, last.batch, self.seed, rank, world)
-        return DataLoader(scenes, batch_size=None)
+        return DataLoader(scenes, batch_size=None, generator=torch.Generator())
 
     test_dataloader = val_dataloader
 

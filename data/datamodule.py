@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -212,6 +213,9 @@ class ClipDataModule(LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             multiprocessing_context=context,
+            # Every pass draws a seed for its workers; of torch's own random numbers it would be
+            # one more for a run that was stopped.
+            generator=torch.Generator(),
         )
 
 

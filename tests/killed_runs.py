@@ -1,6 +1,8 @@
 """One training that is killed again and again, at seeded moments, and started again each time.
 
-python -m tests.killed_runs     is what it leaves bit for bit that of an undisturbed run? As JSON
+Is what it leaves bit for bit that of an undisturbed run? As JSON:
+python -m tests.killed_runs         a training on synthetic scenes
+python -m tests.killed_runs clips   on clips from disk
 """
 
 import json
@@ -18,15 +20,23 @@ import torch
 
 from doors.checkpoints import steps_in
 from tests.distributed_runs import ROOT
+from tests.fake_datasets import write_clip_shards
 
 STEPS = 60
 WORDS = (
     "experiment=smoke", "deterministic=true", "trainer.precision=32-true",
     "callbacks=[ema,guard,default]",
-    f"data.stages.0.steps={STEPS // 2}", f"data.stages.1.steps={STEPS // 2}",
     "callbacks.checkpoint.every_n_train_steps=2", "callbacks.probe.every_n_steps=20",
     "callbacks.pictures.every_n_steps=null", "~callbacks.progress",
 )  # fmt: skip
+SCENES = (f"data.stages.0.steps={STEPS // 2}", f"data.stages.1.steps={STEPS // 2}")
+# Epochs of seven steps, so that the run is killed in the middle of many.
+CLIPS = (
+    "data=clips", "~data.stages", "~data.textures", "~data.val_batches", "data.batch_size=4",
+    "data.num_workers=1", "data.max_gap=2", f"trainer.max_steps={STEPS}",
+    "+trainer.val_check_interval=20", "+trainer.check_val_every_n_epoch=null",
+)  # fmt: skip
+NUM_CLIPS = 30
 
 
 def start(folder: Path, *words: str) -> int:
@@ -60,15 +70,23 @@ def newest(folder: Path) -> int:
     return next(iter(steps_in(folder / "checkpoints")), 0)
 
 
-def killed_and_whole(work: Path, kills: int = 10, seed: int = 0) -> dict:
+def killed_and_whole(work: Path, kills: int = 10, seed: int = 0, clips: bool = False) -> dict:
     """Train once undisturbed and once killed ``kills`` times; what happened, and what differs."""
     torch.set_num_threads(1)
     import train  # noqa: F401  here once, not in every child
 
     draw = random.Random(seed)
     first, calm = work / "first", work / "calm"
-    words = (f"quantizer={first}",)
-    for folder, given in ((first, ("trainer.max_steps=1",)), (calm, words)):
+    data: tuple[str, ...] = SCENES
+    if clips:
+        for split in ("train", "val"):
+            write_clip_shards(work / "clips" / split, NUM_CLIPS, size=16)
+        data = (*CLIPS, f"data.root={work / 'clips'}")
+    words = (*data, f"quantizer={first}")
+    for folder, given in (
+        (first, (*data, "trainer.max_steps=1", "+trainer.limit_val_batches=0")),
+        (calm, words),
+    ):
         if status := wait(start(folder, *given)):
             raise RuntimeError(f"an undisturbed run ended with {status}: {said(folder)}")
     run, killed_at = work / "killed", []
@@ -120,4 +138,4 @@ def said(folder: Path) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as work:
-        print(json.dumps(killed_and_whole(Path(work))))
+        print(json.dumps(killed_and_whole(Path(work), clips="clips" in sys.argv[1:])))

@@ -11,8 +11,9 @@ from tests.distributed_runs import ROOT
 
 
 @pytest.mark.slow
-def test_ten_kills_at_seeded_moments_change_no_bit():
-    command = [sys.executable, "-m", "tests.killed_runs"]
+@pytest.mark.parametrize("data", ["scenes", "clips"])
+def test_ten_kills_at_seeded_moments_change_no_bit(data):
+    command = [sys.executable, "-m", "tests.killed_runs", data]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
