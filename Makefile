@@ -10,6 +10,9 @@ SHELL := bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
+# Two processes of one thread each, whole files at a time; WORKERS=0 tests in one process.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 DEMO_RUN := $(or $(LRAS_RUNS),runs)/demo/$(shell date +%Y%m%d-%H%M%S)
 
 help:
@@ -36,11 +39,11 @@ demo: $(STAMP)
 	$(BIN)/python eval.py ckpt=$(DEMO_RUN) task=synthetic report=true hydra.run.dir=$(DEMO_RUN)/eval
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 	$(MAKE) --no-print-directory lint
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
