@@ -83,5 +83,9 @@ CLAIMS = [
     from_file(LOADER, "scenes", "generator over a nano step's need", generator, ">=", 3),
     from_file(LOADER, "resume", "first batch after step 1,000,000", first_batch, "<", 5, "s"),
     from_file(LOADER, "memory", "growth of a batch", memory, "<=", FLAT_BYTES, "bytes"),
-    tests_pass("tokens, remote shards, validation", "tests/test_data_codes.py"),
+    tests_pass(
+        "validation, mixtures, tokens", "tests/test_data_datamodule.py tests/test_data_codes.py"
+    ),
+    tests_pass("shards behind URLs, bounded cache", "tests/test_data_remote.py"),
+    tests_pass("tokenise: killed, other encoders", "tests/test_data_tokenize.py"),
 ]
