@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -67,7 +68,8 @@ def asked_of(cfg: DictConfig, said: dict, patch_px: int) -> dict:
     """All that the answers of all tracers depend on, JSON-ready."""
     task = OmegaConf.to_container(cfg.task, resolve=True)
     task = {key: value for key, value in task.items() if key not in HOW_ONLY}
-    return said | {"task": task, "patch_px": patch_px}
+    versions = {"opencv": cv2.__version__, "torch": torch.__version__}  # DIS depends on OpenCV's
+    return said | {"task": task, "patch_px": patch_px, "attention": cfg.attention} | versions
 
 
 def say_estimate(
@@ -165,6 +167,12 @@ def main(cfg: DictConfig) -> None:
             out.rmdir()
 
     with one_sentence(tidy):
+        named = any(o.startswith("hydra.run.dir=") for o in HydraConfig.get().overrides.hydra)
+        if cfg.shard and not named:
+            raise ValueError(
+                f"shard={cfg.shard} is a share of one evaluation, which needs one folder; name the "
+                "same one for all of them, and for the command that grades: hydra.run.dir=DIR."
+            )
         for path in run(cfg, out, console):
             console.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
 

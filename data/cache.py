@@ -66,7 +66,11 @@ class FileCache:
             time.sleep(0.05)  # all room is taken by copies under way
 
     def _make_room(self, size: int) -> bool:
-        held = {path: path.stat() for path in self.folder.iterdir() if path.is_file()}
+        held = {}
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # renamed or gone while we looked
+                if path.is_file():
+                    held[path] = path.stat()
         length = {path: _final_length(path, stat.st_size) for path, stat in held.items()}
         total = sum(length.values())
         for path in sorted(held, key=lambda path: held[path].st_mtime_ns):

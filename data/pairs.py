@@ -89,7 +89,9 @@ def pick_pair(
     gap = rng.randint(*pairs.frames(fps, num_frames))
     start = rng.randrange(num_frames - gap)
     times = (start, start + gap)
-    picked: dict[str, Any] = {"gap": gap, "gap_s": gap / fps}
+    moments = about.get("times_s")  # of clips of videos whose rate may vary
+    gap_s = float(moments[times[1]]) - float(moments[start]) if moments else gap / fps
+    picked: dict[str, Any] = {"gap": gap, "gap_s": gap_s}
     if index.kind == "tokens":
         return picked | {"codes": _codes(sample, times)}
     both = torch.stack([_decode(sample, t, index.size) for t in times])

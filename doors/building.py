@@ -87,6 +87,11 @@ def _build_quantizer(
     if source is not None and source.quantizer.cfg == quantizer.cfg:
         log.info("init_from: its quantizer %s is used too", source.quantizer.fingerprint())
         return source.quantizer
+    if any(folder.index.kind == "tokens" for folder in getattr(data, "training_folders", [])):
+        raise ValueError(
+            f"data.root={cfg.data.root} holds codes, from which no quantizer can be trained; name "
+            f"the run whose encoder made them: quantizer=RUN."
+        )
     module = QuantizerModule(quantizer, seed=cfg.seed)
     trainer = instantiate(
         cfg.trainer,

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from doors.asking import FREE, INTERRUPTED, PLAIN
 from doors.progress import progress
-from doors.shards import mark_done, shard_by_hand, shard_by_launcher, wait_for_others
+from doors.shards import mark_done, shard_by_hand, shard_by_launcher, unmark, wait_for_others
 from tracing.benchmarks.base import Row, Tracer
 from tracing.benchmarks.evaluation import PartlyGraded, Task, scores_of
 from tracing.benchmarks.predictions import Predictions
@@ -75,6 +75,7 @@ class Grader:
         how = {"patch_px": patch_px, "paired_with": paired_with}
         shard = self.by_hand or (None if only_grade else self.launched)
         if shard is not None:
+            unmark(self.memory.folder, shard)
             self._scored(self.task, how, shard=shard)
             mark_done(self.memory.folder, shard)
             if self.by_hand:
@@ -100,9 +101,10 @@ class Grader:
         said = f"{units} of {of_units} units ({found.coverage['share']:.1%}) are answered"
         if not self.cfg.partial or not units:
             more = "" if not units else ", or grade what is there: partial=true"
+            only = "partial" if self.cfg.partial else "grade_only"
             raise ValueError(
-                f"{said} in {self.memory.folder}, and grade_only=true traces nothing; trace the "
-                f"rest with the same command without it{more}."
+                f"{said} in {self.memory.folder}, and {only}=true traces nothing; trace the rest "
+                f"with the same command without it{more}."
             )
         if not isinstance(self.task, PartlyGraded):
             raise ValueError(

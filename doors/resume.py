@@ -30,12 +30,14 @@ MUST_AGREE = (
     "quantizer_steps",
     "trainer.precision",
     "trainer.gradient_clip_val",
-    "trainer.accumulate_grad_batches",
     "callbacks.ema",
 )
 # A data set may move. Streams and batch size depend on how many processes share the work; the
 # data module checks them against the checkpoint.
-MAY_DIFFER = ("data.root", "data.streams", "data.num_workers", "data.batch_size")
+MAY_DIFFER = ("data.streams", "data.num_workers", "data.batch_size")
+MAY_DIFFER += ("data.cache_dir", "data.cache_gb", "data.byte_ranges", "data.accept_other_plan")
+MAY_DIFFER += ("data.multiprocessing_context",)
+OTHER_PLAN = ("data.seed", "data.weights", "data.window")  # free with data.accept_other_plan=true
 # Runs of before there was such a setting were trained as these say.
 ONCE_IMPLIED = (
     ("schedule.shape", "stable"),
@@ -157,7 +159,7 @@ def _agreeing(cfg: DictConfig, out: Path) -> Path:
     found = [
         (key, old, new)
         for key, old, new in differences(before, now)
-        if key not in MAY_DIFFER and (old is not None or (key, new) not in ONCE_IMPLIED)
+        if not _is_free(key, cfg) and (old is not None or (key, new) not in ONCE_IMPLIED)
     ]
     if found:
         named = ", ".join(f"{key} ({old} there, {new} here)" for key, old, new in found[:NUM_NAMED])
@@ -174,6 +176,13 @@ def _agreeing(cfg: DictConfig, out: Path) -> Path:
             steps_now,
         )
     return undamaged(out)
+
+
+def _is_free(key: str, cfg: DictConfig) -> bool:
+    """Whether a run may go on with another value of that key."""
+    moved = key == "data.root" or key.startswith("data.root.")
+    other_plan = bool(cfg.data.get("accept_other_plan")) and key.startswith(OTHER_PLAN)
+    return moved or key in MAY_DIFFER or other_plan
 
 
 def _plain(cfg: DictConfig, key: str) -> Any:

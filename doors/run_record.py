@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from omegaconf import DictConfig, OmegaConf
 
 from doors.loggers.metrics_csv import written_whole
@@ -42,12 +44,22 @@ def data_hash(cfg: DictConfig) -> str:
     Where the data lie does not count, nor by how many processes they are drawn.
     """
     plain = OmegaConf.to_container(cfg.data, resolve=True)
-    root = plain.pop("root", None)
+    roots = plain.pop("root", None) or []
     for name in ("streams", "num_workers", "batch_size"):
         plain.pop(name, None)
-    indices = sorted(Path(root).glob("*/index.json")) if root else []
     whole = json.dumps(plain, sort_keys=True, default=str) + f" seed {cfg.seed}"
-    return sha256(whole, *(path.read_text() for path in indices))
+    every = [roots] if isinstance(roots, str) else roots
+    return sha256(whole, *(text for root in every for text in _indices(str(root))))
+
+
+def _indices(root: str) -> Iterator[str]:
+    """``index.json`` of the splits that are there; a root may be a URL."""
+    for split in ("train", "val"):
+        try:
+            with fsspec.open(f"{root}/{split}/index.json", "r") as file:
+                yield file.read()
+        except FileNotFoundError:
+            continue
 
 
 def versions() -> dict[str, str]:

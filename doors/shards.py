@@ -52,6 +52,11 @@ def own_device(device: str) -> str:
     return f"cuda:{local}" if device == "cuda" and local and shard_by_launcher() else device
 
 
+def unmark(folder: Path, shard: Shard) -> None:
+    """Take back what ``mark_done`` said in an earlier run."""
+    _marker(folder, shard.index, shard.count).unlink(missing_ok=True)
+
+
 def mark_done(folder: Path, shard: Shard) -> None:
     """Say that this shard is traced."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,14 +3,18 @@
 import json
 from io import BytesIO
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 from fake_datasets import clip_frame, write_clip_shards
+from omegaconf import OmegaConf
 
 from data.datamodule import ClipDataModule
-from data.index import ShardWriter
+from data.index import ShardWriter, read_index
+from data.pairs import PairConfig, pick_pair
+from doors.building import _build_quantizer
 from lras.predictor_module import PredictorModule
 from tests.fake_shards import quiet_trainer
 from tests.tiny_model import tiny_model
@@ -67,3 +71,25 @@ def test_a_predictor_refuses_codes_of_another_quantizer(roots, tmp_path):
         quiet_trainer(tmp_path, max_steps=1).fit(module, ClipDataModule(roots / "tokens", 4))
     with pytest.raises(ValueError, match=r"come from the encoder .* and the model's is"):
         quiet_trainer(tmp_path).validate(module, ClipDataModule(roots / "tokens", 4))
+
+
+def test_codes_need_the_run_whose_encoder_made_them(roots, tmp_path):
+    cfg = {"quantizer": None, "data": {"root": str(roots / "tokens")}}
+    cfg["model"] = {"quantizer": {"_target_": "builtins.dict"}}
+    data = ClipDataModule(roots / "tokens", batch_size=4)
+    with pytest.raises(ValueError, match=r"tokens holds codes, .* name the run .*: quantizer=RUN"):
+        _build_quantizer(OmegaConf.create(cfg), data, tmp_path, None)
+
+
+def test_the_gap_in_seconds_is_that_of_the_two_frames_where_rates_vary(roots):
+    about = {"num_frames": 3, "fps": 30.0, "times_s": [0.0, 0.1, 0.5]}
+    index = read_index(roots / "tokens" / "train")
+    codes = BytesIO()
+    np.save(codes, np.zeros((3, 2, 2), np.uint16))
+    sample = {"json": json.dumps(about).encode(), "codes.npy": codes.getvalue()}
+    pairs = PairConfig(min_gap=1, max_gap=2)
+    found = {
+        (p["gap"], round(p["gap_s"], 6))
+        for p in (pick_pair(sample, index, pairs, Random(i), True) for i in range(60))
+    }
+    assert found == {(1, 0.1), (1, 0.4), (2, 0.5)}

@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 from itertools import islice
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -167,3 +168,12 @@ def test_a_copy_that_was_given_up_does_not_take_room_for_ever(tmp_path):
     cache = FileCache(tmp_path, 3500)
     path = cache.fetch("x.tar", 1000, digest, lambda p: p.write_bytes(b"x" * 1000) and None, "it")
     assert path.is_file() and not left.exists()
+
+
+def test_room_is_made_while_others_rename_and_remove(tmp_path, monkeypatch):
+    cache = FileCache(tmp_path, max_bytes=10)
+    ghost = tmp_path / "gone-again"
+    real = Path.is_file
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([ghost]))
+    monkeypatch.setattr(Path, "is_file", lambda path: path == ghost or real(path))
+    assert cache._make_room(10) and not cache._make_room(11)

@@ -43,7 +43,14 @@ def run(tmp_path) -> Path:
 
 def test_a_run_with_the_same_config_goes_on(run):
     free = {"threads": 2, "trainer": {"max_time": "x"}, "data": {"root": "b", "streams": 2}}
-    for cfg in (config(), config(resume=str(run)), config(**free)):
+    moved = {"data": {"root": ["b", "c"], "cache_gb": 9, "multiprocessing_context": "spawn"}}
+    other = {"data": {"accept_other_plan": True, "window": 5, "weights": [1, 2]}}
+    parts = {"trainer": {"accumulate_grad_batches": 3}}
+    for cfg in (
+        config(),
+        config(resume=str(run)),
+        *(config(**c) for c in (free, moved, other, parts)),
+    ):
         assert checkpoint_to_resume(cfg, run) == (run / LAST).resolve()
     assert step_of(run / LAST) == 6
 
@@ -62,6 +69,7 @@ def test_the_config_of_a_resumed_run_stands_beside_the_first(run):
         ({"quantizer": "Q"}, r"quantizer \(None there, Q here\)"),
         ({"data": {"stages": [{"batch": 9}]}}, r"stages\.0\.batch \(8 there, 9 here\), "),
         ({"trainer": {"precision": "16"}}, r"trainer\.precision"),
+        ({"data": {"window": 5}}, r"data\.window"),
         (
             {
                 "model": {"dim": 1, "depth": 1},

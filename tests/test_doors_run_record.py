@@ -3,6 +3,7 @@
 import json
 import random
 
+import fsspec
 import lightning as L
 import numpy as np
 import pytest
@@ -41,6 +42,14 @@ def test_the_hash_of_data_is_that_of_what_is_seen_not_of_where_it_lies(tmp_path)
     assert one != data_hash(config(root=str(folders[0]), min_gap=2))
     (folders[1] / "train" / "index.json").write_text('{"sha256": "2"}')
     assert one != data_hash(config(root=str(folders[1])))
+    mixed = data_hash(config(root=[str(folder) for folder in folders]))
+    assert mixed not in (one, data_hash(config(root=[str(folders[0])] * 2)))
+    memory = fsspec.filesystem("memory")
+    hashes = []
+    for content in ("1", "1", "2"):
+        memory.pipe("/clips/train/index.json", content.encode())
+        hashes.append(data_hash(config(root="memory://clips")))
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 class Draw(L.Callback):

@@ -253,3 +253,12 @@ def test_several_tracers_in_one_command_each_leave_results(tmp_path):
     found = sorted((tmp_path / "runs").rglob("results.json"))
     assert [path.parent.name for path in found] == ["0-dis", "1-zero_motion"]
     assert [read_results(p)["tracers"][0]["name"] for p in found] == ["dis@native", "zero_motion"]
+
+
+def test_a_share_needs_the_folder_of_the_whole(tmp_path):
+    command = [sys.executable, "eval.py", "tracer=dis", "task=synthetic", "shard=0/2"]
+    env = os.environ | {"LRAS_RUNS": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "shard=0/2 is a share of one evaluation" in done.stderr
+    assert not list(tmp_path.rglob("*.npz"))

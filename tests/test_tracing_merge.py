@@ -119,6 +119,8 @@ CHANGES = {
     "dataset.num_points": 5,
     "coverage.share": 0.5,
     "protocol.query_mode": "strided",
+    "protocol.settings": {"pass": "final"},
+    "dataset.name": "another",
 }
 
 

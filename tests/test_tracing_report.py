@@ -146,7 +146,7 @@ def test_an_incomplete_evaluation_is_marked(write, tmp_path):
 
 
 def test_published_figures_of_the_same_data_set_stand_beside_ours(tmp_path):
-    write_report(davis(part=None), tmp_path / "page")
+    write_report(davis(part=None, num_videos=30), tmp_path / "page")
     text = (tmp_path / "page").read_text()
     ours = "<td>kl</td><td>43.75</td><td>1.25</td><td>50.00</td><td>87.50</td><td>–</td><td>two"
     assert ours in text
@@ -160,8 +160,11 @@ def test_what_keeps_published_figures_from_being_compared_is_said(tmp_path):
     write_report(davis(), tmp_path / "page")  # a part of the file
     text = (tmp_path / "page").read_text()
     assert "no: here only 3 of 30 videos" in text and "<td>yes</td>" not in text
+    write_report(davis(part=None), tmp_path / "page")  # a file that holds too few
+    text = (tmp_path / "page").read_text()
+    assert "<td>no: here 3 of 30</td>" in text and "<td>yes</td>" not in text
     write_report(
-        davis(part=None) | {"coverage": {"units": 1, "of_units": 2, "share": 0.5}},
+        davis(part=None, num_videos=30) | {"coverage": {"units": 1, "of_units": 2, "share": 0.5}},
         tmp_path / "page",
     )
     assert "no: here only 50.0% are answered" in (tmp_path / "page").read_text()

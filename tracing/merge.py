@@ -15,6 +15,7 @@ from tracing.results_schema import read_results
 # What rows of one table must have in common, as dotted paths in the results.
 SAME = (
     "task",
+    "dataset.name",
     "stamp.protocol_id",
     "dataset.num_pairs",
     "dataset.num_points",
@@ -28,6 +29,8 @@ SAME = (
     "protocol.points_per_pair",
     "protocol.scene",
     "protocol.query_mode",
+    "protocol.settings",
+    "protocol.subset_fingerprint",
 )
 MIN_VIDEOS = 10  # an interval over fewer would say more than they know
 

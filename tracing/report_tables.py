@@ -133,7 +133,7 @@ def published_sheet(results: Mapping) -> Sheet | None:
         return None
     scores = published[0].columns
     ours = [
-        (row["name"], *_percents(row, scores), "two", _input(results), "this run", "")
+        (row["name"], *_percents(row, scores), "two", _input(row["name"], results), "this run", "")
         for row in results["tracers"]
     ]
     theirs = [
@@ -212,6 +212,10 @@ def _size(pair: Mapping) -> str:
     return "{}x{}".format(*pair["resolution_hw"]) if pair["resolution_hw"] else NONE
 
 
-def _input(results: Mapping) -> str:
+def _input(name: str, results: Mapping) -> str:
+    """What this row's tracer was shown: its name says so where tracers differ in that."""
+    _, at, size = name.partition("@")
+    if at:
+        return "as stored" if size == "native" else f"model {size}"
     given = results["dataset"].get("input_hw")
     return "model {}x{}".format(*given) if given else "as stored"

@@ -122,8 +122,14 @@ class TracerAnswers:
         if not self.unsaved or self.unit is None:
             return
         self.predictions.note()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(self.unit), _packed(self.known))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path(self.unit), _packed(self.known))
+        except OSError as error:
+            raise ValueError(
+                f"answers cannot be kept in {self.folder} ({error.strerror or error}); make room "
+                "there, and the same command goes on."
+            ) from error
         self.unsaved = False
 
     def _open(self, unit: str) -> None:
@@ -153,7 +159,7 @@ def _packed(known: dict[Key, Given]) -> bytes:
             if isinstance(value := getattr(given.traces, name), Tensor):
                 arrays[f"{index}/{name}"] = value.numpy()
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # a field is megabytes
     return buffer.getvalue()
 
 

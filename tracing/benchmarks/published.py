@@ -257,6 +257,11 @@ def published_for(dataset: Mapping[str, Any]) -> list[Published]:
     return [one for one in PUBLISHED if one.dataset == name and one.mode == mode]
 
 
+# Pairs or videos of a whole set, where a source says so.
+WHOLE = {"sintel_clean": 1041, "sintel_final": 1041, "kitti15": 200}
+WHOLE |= {"davis": 30, "kinetics_sampled": 30, "rgb_stacking": 50, "kubric": 250}
+
+
 def known_name(dataset: Mapping[str, Any]) -> str | None:
     """The key of ``ALIASES`` that a data set's name means; None: not a published one."""
     said = str(dataset["name"]).lower().removesuffix(".pkl").removesuffix(".npz")
@@ -271,6 +276,9 @@ def comparison(one: Published, results: Mapping[str, Any]) -> str:
         reasons.append(one.differs)
     if "part" in dataset:
         reasons.append(f"here only {dataset['part']}")
+    there = dataset.get("num_videos", dataset["num_pairs"])
+    if (whole := WHOLE.get(known_name(dataset) or "")) is not None and there != whole:
+        reasons.append(f"here {there} of {whole}")
     if results["coverage"]["share"] < 1:
         reasons.append(f"here only {results['coverage']['share']:.1%} are answered")
     if not reasons:
