@@ -244,7 +244,7 @@ def test_a_command_that_cannot_be_run_is_one_clear_error(tmp_path):
 def test_an_unknown_name_is_one_sentence_and_exit_status_1(capsys):
     assert claims.main(["nope"]) == 1
     assert (
-        "No promises are named 'nope'; type one of: benchmarks, engine, main, "
+        "No promises are named 'nope'; type one of: benchmarks, data, engine, main, "
         in capsys.readouterr().err
     )
 
