@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from doors import one_sentence
-from doors.branching import branch_of
+from doors.branching import BRANCH, branch_of, kept_branch
 from doors.building import build_data, build_module
 from doors.checkpoints import CheckedCheckpointIO, LastCheckpoint
 from doors.dry_run import dry_run
@@ -54,7 +54,7 @@ def train(cfg: DictConfig, out: Path) -> None:
         return
     last = checkpoint_to_resume(cfg, out)
     before = step_of(last) if last else 0
-    branch = branch_of(cfg, getattr(data, "total_steps", None))
+    branch = kept_branch(out) if last else branch_of(cfg, getattr(data, "total_steps", None))
     if branch:
         last, steps = last or branch.checkpoint, branch.end
     if before >= steps and (out / "export").is_dir():
@@ -66,6 +66,8 @@ def train(cfg: DictConfig, out: Path) -> None:
     if rank_or_any() == 0:
         write_config(cfg, out, before)
         write_record(cfg, out, origin, before)
+        if branch:
+            branch.keep(out)
     module = build_module(cfg, data, out, last, branch)
     trainer = instantiate(
         cfg.trainer,
@@ -99,7 +101,7 @@ def main(cfg: DictConfig) -> None:
     speak_for_rank()
 
     def tidy() -> None:
-        started = {"config", "train.log", RECORD}
+        started = {"config", "train.log", RECORD, BRANCH}
         if rank_or_any() == 0 and {path.name for path in out.iterdir()} <= started:
             shutil.rmtree(out)  # nothing was trained: leave nothing behind
 

@@ -158,11 +158,17 @@ class ClipDataModule(LightningDataModule):
         )
 
     def _num_streams(self) -> int:
-        before = (self.resumed or {}).get("plan", {})
-        wanted = self.streams
-        if wanted is None and before.get("global_batch") == self.global_batch:
-            wanted = before["streams"]
-        return choose_streams(self.global_batch, self._rank_and_world()[1], wanted)
+        before, world = (self.resumed or {}).get("plan", {}), self._rank_and_world()[1]
+        same_batch = before.get("global_batch") == self.global_batch
+        if self.streams is not None or not same_batch or self.accept_other_plan:
+            return choose_streams(self.global_batch, world, self.streams)
+        if before["streams"] % world:
+            raise ValueError(
+                f"the run to resume reads {before['streams']} streams, which do not deal evenly to "
+                f"{world} ranks; go on with a number of ranks that divides {before['streams']}, or "
+                f"pass data.accept_other_plan=true to go on with other batches."
+            )
+        return before["streams"]
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.world is not None:

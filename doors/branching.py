@@ -4,15 +4,19 @@ One stable run then serves trainings of many lengths: each branch goes on from o
 checkpoints (weights, optimizer, place in the data) in a folder of its own.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
+from data.index import write_whole
 from doors.resume import step_of
 from doors.run_folder import LAST, has_checkpoint
 from lras.sharded_files import is_sharded, read_meta
+
+BRANCH = "branch.json"
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,21 @@ class Branch:
     start: int
     end: int
 
+    def keep(self, out: Path) -> None:
+        """Note it in the run's folder: the trunk may go on, or go away."""
+        write_whole(out / BRANCH, json.dumps(asdict(self), indent=1, default=str).encode())
+
+
+def kept_branch(out: Path) -> Branch | None:
+    """The branch that the run in ``out`` began as; None where it began otherwise."""
+    if not (out / BRANCH).is_file():
+        return None
+    note = json.loads((out / BRANCH).read_text())
+    return Branch(Path(note["checkpoint"]), note["start"], note["end"])
+
 
 def branch_of(cfg: DictConfig, natural: int | None) -> Branch | None:
-    """The branch that ``cfg`` asks for, whatever ``trainer.max_steps`` says.
+    """The branch that ``cfg`` asks for anew, whatever ``trainer.max_steps`` says.
 
     ``natural``: steps after which its data end.
 
@@ -42,6 +58,7 @@ def branch_of(cfg: DictConfig, natural: int | None) -> Branch | None:
             f"needs both, and no init_from."
         )
     path = Path(source) / LAST if has_checkpoint(Path(source)) else Path(source)
+    path = path.resolve()  # ``last`` is a link, and moves as the trunk goes on
     if not (path.is_file() or is_sharded(path)):
         raise FileNotFoundError(
             f"schedule.decay_from: there is no checkpoint {path}; name a run or a .ckpt."

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data.index import sync_folder
+
 PARTIAL, SUMS = ".partial", ".sha256"
 FOLDER_SUMS = "SHA256SUMS"
 
@@ -77,20 +79,19 @@ def seal_folder(folder: Path, sums: dict[str, str]) -> None:
     sync_folder(folder)
 
 
-def damage(path: Path, contents: bool = True) -> str:
+def damage(path: Path) -> str:
     """What is wrong with a checkpoint, in a few words; nothing where it is as it was written.
 
     One that has no checksum (of an earlier version, or another program) passes if it is not empty.
-    ``contents=False`` looks at names alone, for processes that leave the rest to the first one.
     """
     if path.is_dir():
-        return _damage_of_folder(path, contents)
+        return _damage_of_folder(path)
     if not path.is_file():
         return "is not there"
     expected = sums_of(path)
     if not path.stat().st_size:
         return "is empty"
-    if contents and expected and digest_of(path) not in expected:
+    if expected and digest_of(path) not in expected:
         return "is not what was written: its checksum is another"
     return ""
 
@@ -128,23 +129,14 @@ def digests_of(paths: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _damage_of_folder(folder: Path, contents: bool) -> str:
+def _damage_of_folder(folder: Path) -> str:
     if not (folder / FOLDER_SUMS).is_file():
         return f"has no {FOLDER_SUMS}: it was never finished"
     for line in (folder / FOLDER_SUMS).read_text().splitlines():
         expected, _, name = line.partition("  ")
         if not (folder / name).is_file():
             return f"lacks {name}"
-        if contents and digest_of(folder / name) != expected:
+        if digest_of(folder / name) != expected:
             return f"holds a {name} that is not what was written: its checksum is another"
     return ""
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from doors.ranks import agreed
+from doors.run_record import slurm_job_of
 
 LAST = Path("checkpoints") / "last.ckpt"
 
 
-def run_folder(runs: str, seed: int, resume: str | None, dry_run: bool) -> str:
+def run_folder(
+    runs: str, seed: int, resume: str | None, dry_run: bool, number: int | None = None
+) -> str:
     """The folder of this run among ``runs``, all runs of one experiment.
 
     A dry run gets a temporary one, ``resume`` the one that it names or finds, and any other run a
-    fresh one, named by the SLURM job or the clock, and by its seed.
+    fresh one, named by the SLURM job or the clock, by its ``number`` in a sweep, and by its seed.
     """
     if dry_run:
         return tempfile.mkdtemp(prefix="dry-run-")
@@ -29,14 +32,15 @@ def run_folder(runs: str, seed: int, resume: str | None, dry_run: bool) -> str:
 
     def choose() -> str:
         found = newest_run(Path(runs), seed) if resume == "auto" else None
-        return str(found or Path(runs) / f"{_name()}-seed{seed}")
+        own = "" if number is None else f"-{number}"
+        return str(found or Path(runs) / f"{_name()}{own}-seed{seed}")
 
     return agreed(choose, "run_folder")
 
 
-def run_name(runs: str, seed: int, resume: str | None, dry_run: bool) -> str:
+def run_name(runs: str, seed: int, resume: str | None, dry_run: bool, number: int) -> str:
     """The name of that folder within ``runs``, for jobs that hydra's launchers start."""
-    return Path(run_folder(runs, seed, resume, dry_run)).name
+    return Path(run_folder(runs, seed, resume, dry_run, number)).name
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -47,12 +51,15 @@ def has_checkpoint(run: Path) -> bool:
 def newest_run(runs: Path, seed: int) -> Path | None:
     """The run with this seed whose checkpoint is the youngest; None where no run has one.
 
-    A job that SLURM has put back into the queue goes on with its own run, whatever others do.
+    A job that SLURM has put back into the queue goes on with its own run, whatever others do, and
+    if it had no checkpoint yet.
     """
-    own = runs / f"{_name()}-seed{seed}"
-    if int(os.environ.get("SLURM_RESTART_COUNT", 0)) and has_checkpoint(own):
-        return own
-    found = [path for path in runs.glob(f"*-seed{seed}") if has_checkpoint(path)]
+    every = list(runs.glob(f"*-seed{seed}"))
+    if int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        own = [path for path in every if slurm_job_of(path) == os.environ.get("SLURM_JOB_ID")]
+        if own:
+            return max(own, key=lambda path: path.stat().st_mtime)
+    found = [path for path in every if has_checkpoint(path)]
     return max(found, key=lambda path: (path / LAST).lstat().st_mtime, default=None)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,12 +31,21 @@ def write_record(
     """
     config = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
     part = {"from_step": from_step} | origin
+    part |= {"slurm_job": os.environ.get("SLURM_JOB_ID")}
     part |= {"versions": versions(), "data_sha256": data_hash(cfg), "config_sha256": sha256(config)}
     path = out / RECORD
     parts = json.loads(path.read_text()) if path.is_file() else []
     with written_whole(path) as unfinished:
         unfinished.write_text(json.dumps([*parts, part], indent=1) + "\n")
     return part
+
+
+def slurm_job_of(run: Path) -> str | None:
+    """The job of SLURM that last worked on a run; None where none did, or nobody noted it."""
+    try:
+        return json.loads((run / RECORD).read_text())[-1].get("slurm_job")
+    except (OSError, ValueError, LookupError, AttributeError):
+        return None
 
 
 def data_hash(cfg: DictConfig) -> str:

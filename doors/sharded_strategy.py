@@ -23,7 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from doors.checked_files import PARTIAL, digests_of, remove, seal_folder, sync_folder
+from data.index import sync_folder
+from doors.checked_files import PARTIAL, digests_of, remove, seal_folder
 from doors.checkpoints import say_unwritten
 from lras.sharded_files import INDEX, META, is_sharded
 from lras.sharding import shard

@@ -162,9 +162,11 @@ class QuantizerQuality(nn.Module):
         self.use.update(codes)
 
     def compute(self) -> dict[str, float]:
-        """``psnr_db``, ``ssim``, ``codes_used``, ``code_perplexity``, ``bit_balance``."""
-        quality = {"psnr_db": self.psnr.compute().item(), "ssim": self.ssim.compute().item()}
-        return quality | self.use.compute()
+        """``codes_used``, ``code_perplexity``, ``bit_balance``; of frames ``psnr_db``, ``ssim``."""
+        use = self.use.compute()
+        if not self.psnr.update_called:  # only codes were seen, on this rank as on all
+            return use
+        return {"psnr_db": self.psnr.compute().item(), "ssim": self.ssim.compute().item()} | use
 
     def reset(self) -> None:
         self.psnr.reset()
@@ -195,7 +197,8 @@ class HeldOut(nn.Module):
     def compute(self) -> dict[str, float]:
         quality = self.quantizer.compute()
         for name in ("psnr_db", "ssim"):
-            quality[f"quantizer_{name}"] = quality.pop(name)
+            if name in quality:
+                quality[f"quantizer_{name}"] = quality.pop(name)
         return self.nats.compute() | self.baselines.compute() | quality
 
     def reset(self) -> None:

@@ -161,10 +161,11 @@ class PredictorModule(L.LightningModule):
             counted(batch, rows) for rows in (batch["gap"], codes0, codes1, nats)
         )
         self.held_out.update(nats, gap, codes0, codes1)
-        if "frames" not in batch:
-            return  # nothing to hold decoded codes against
-        frames = counted(batch, batch["frames"])
         codes = grid.to_cells(torch.cat([codes0, codes1]))
+        if "frames" not in batch:  # nothing to hold decoded codes against
+            self.held_out.quantizer.use.update(codes)
+            return
+        frames = counted(batch, batch["frames"])
         with torch.autocast(codes.device.type, enabled=False):
             decoded = self.quantizer.decode(codes)
         self.held_out.quantizer.update(torch.cat(frames.unbind(1)).float() / 255, decoded, codes)

@@ -1,6 +1,7 @@
 """Shape checking of our packages while tests run, and the shared data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("shared") or "shared_root" in getattr(item, "fixturenames", ()):
             item.add_marker(absent)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Every test leaves the environment variables as it found them.
+
+    Lightning's launcher sets LOCAL_RANK in its own process: a later test's ``train.py`` would take
+    itself for one of several processes that somebody else starts, and wait for the others.
+    """
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,8 @@ def test_training_on_codes_is_training_on_the_frames_they_were_made_of(roots, tm
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     for name in ("val/nats_per_code", "val/nats_copy", "val/nats_unigram"):
         assert values[name] == known[name]
+    assert values["val/codes_used"] == known["val/codes_used"] > 0
+    assert known.keys() - values.keys() == {"val/quantizer_psnr_db", "val/quantizer_ssim"}
 
 
 def test_a_predictor_refuses_codes_of_another_quantizer(roots, tmp_path):

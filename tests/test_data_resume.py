@@ -91,6 +91,10 @@ def test_a_run_of_another_number_of_ranks_keeps_its_streams(root):
     state = loader_of(root, 0, 1, 0, streams=24)[0].state_dict()
     data, _ = loader_of(root, 0, 2, 0, state, streams=None)
     assert data.plan().streams == 24
+    with pytest.raises(ValueError, match=r"reads 12 streams, .* 8 ranks; .* that divides 12, or"):
+        loader_of(root, 0, 8, 0, state_after(root, 3), streams=None)[0].plan()
+    data, _ = loader_of(root, 0, 8, 0, state_after(root, 3), streams=None, accept_other_plan=True)
+    assert data.plan().streams == 24
 
 
 # --- what a checkpoint refuses -----------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from doors.branching import branch_of
+from doors.branching import branch_of, kept_branch
 from lras.optim import Schedule
 from tests.distributed_runs import train
 
@@ -27,6 +27,21 @@ def test_a_branch_begins_where_the_checkpoint_stands(tmp_path):
     branch = branch_of(config(decay_from=path, decay_steps=10), natural=50)
     assert (branch.start, branch.end) == (40, 50)
     assert branch_of(config(), natural=50) is None
+
+
+def test_a_branch_that_goes_on_keeps_its_start_wherever_the_trunk_has_got_to(tmp_path):
+    folder = tmp_path / "trunk" / "checkpoints"
+    folder.mkdir(parents=True)
+    steps = [checkpoint(folder / f"step_{step}.ckpt", step) for step in (40, 80)]
+    last = folder / "last.ckpt"
+    last.symlink_to("step_40.ckpt")
+    begun = branch_of(config(decay_from=str(tmp_path / "trunk"), decay_steps=10), None)
+    assert str(begun.checkpoint) == steps[0]
+    assert kept_branch(tmp_path) is None
+    begun.keep(tmp_path)
+    last.unlink()
+    last.symlink_to("step_80.ckpt")
+    assert kept_branch(tmp_path) == begun and (begun.start, begun.end) == (40, 50)
 
 
 @pytest.mark.parametrize(

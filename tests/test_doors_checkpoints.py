@@ -92,9 +92,8 @@ def test_a_folder_is_whole_when_all_its_files_are_as_listed(tmp_path):
     assert damage(tmp_path) == ""
     (tmp_path / "b").write_bytes(b"3")
     assert "b that is not what was written" in damage(tmp_path)
-    assert damage(tmp_path, contents=False) == ""
     (tmp_path / "b").unlink()
-    assert "lacks b" in damage(tmp_path, contents=False)
+    assert "lacks b" in damage(tmp_path)
     checked_files.remove(tmp_path)
     assert not tmp_path.exists()
 

@@ -1,5 +1,6 @@
 """Where a run is written, and how several processes come to one answer."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import torch.distributed as dist
 
 from doors import ranks
-from doors.run_folder import LAST, newest_run, run_folder
+from doors.run_folder import LAST, newest_run, run_folder, run_name
+from doors.run_record import RECORD
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +48,13 @@ def test_the_newest_run_is_the_one_with_the_youngest_checkpoint_of_that_seed(tmp
     assert newest_run(tmp_path, 10) is None and newest_run(tmp_path / "none", 0) is None
 
 
-def test_a_requeued_job_goes_on_with_its_own_run(tmp_path, monkeypatch):
-    own, other = run(tmp_path, "job77-seed0", age_s=50), run(tmp_path, "a-seed0", age_s=10)
-    monkeypatch.setenv("SLURM_NTASKS", "2")
+@pytest.mark.parametrize("age_s", [50, None])  # None: killed before its first checkpoint
+@pytest.mark.parametrize("tasks", ["1", "2"])
+def test_a_requeued_job_goes_on_with_its_own_run(tasks, age_s, tmp_path, monkeypatch):
+    own, other = run(tmp_path, "b-seed0", age_s), run(tmp_path, "a-seed0", age_s=10)
+    for folder, jobs in ((own, ("5", "77")), (other, ("77", "8"))):  # parts; the last one counts
+        (folder / RECORD).write_text(json.dumps([{"slurm_job": job} for job in jobs]))
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     assert newest_run(tmp_path, 0) == other
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -63,6 +69,11 @@ def test_resume_leads_to_the_run_it_names_or_finds(tmp_path):
     assert run_folder(str(tmp_path), 0, "auto", False) == str(old)
     fresh = run_folder(str(tmp_path), 0, None, False)
     assert fresh.endswith("-seed0") and not Path(fresh).exists()
+
+
+def test_runs_of_a_sweep_have_folders_of_their_own_in_the_same_second(tmp_path):
+    names = {run_name(str(tmp_path), 0, None, False, number) for number in range(3)}
+    assert len(names) == 3 and all(name.endswith("-seed0") for name in names)
 
 
 def test_a_dry_run_gets_a_folder_outside_the_runs(tmp_path):

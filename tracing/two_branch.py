@@ -4,6 +4,7 @@ Every row is one (pair, mask, point). The clean prediction of a (pair, mask) is 
 serves all points; a point whose tracer flips no code has the clean prediction, hence no row.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -24,7 +25,7 @@ from tracing.search import within_window
 Control = Literal["none", "random_point"]
 
 
-class TwoBranchTracer:
+class TwoBranchTracer(ABC):
     """Compares a clean and a perturbed prediction; subclasses say what is compared, and how.
 
     ``max_batch`` bounds the rows of one forward. ``control="random_point"`` plants every tracer at
@@ -55,17 +56,17 @@ class TwoBranchTracer:
         if control != "none":
             self.name = f"{self.name}_{control}"
 
+    @abstractmethod
     def summarize(
         self, logits: Float[Tensor, "n model_rows model_cols vocab"]
     ) -> Float[Tensor, "n ..."]:
         """What is kept of a prediction to be compared."""
-        raise NotImplementedError
 
+    @abstractmethod
     def difference(
         self, clean: Float[Tensor, "n ..."], perturbed: Float[Tensor, "n ..."]
     ) -> Float[Tensor, "n model_rows model_cols"]:
         """Difference >= 0 of two summaries on the model's read-out grid, float64."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def __call__(

@@ -1,5 +1,7 @@
 """Tracers that know the flow of every pixel: a point moves by the field where it is."""
 
+from abc import ABC, abstractmethod
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from tracing.baselines.zero_motion import all_visible
 from tracing.config import Traces
 
 
-class FlowField:
+class FlowField(ABC):
     """What optical flows have in common; they fill in ``name`` and ``dense_flow``.
 
     The field is read at the points, bilinearly; at pixel centers that is the field itself.
@@ -18,13 +20,13 @@ class FlowField:
     needs_model = False
     any_size = True  # takes frames as stored
 
+    @abstractmethod
     def dense_flow(
         self,
         frame0: Float[Tensor, "batch 3 height width"],
         frame1: Float[Tensor, "batch 3 height width"],
     ) -> Float[Tensor, "batch 2 height width"]:
         """(u, v) in px at every pixel center of frame 0."""
-        raise NotImplementedError
 
     def __call__(
         self,

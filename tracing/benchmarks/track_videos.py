@@ -4,7 +4,7 @@ An item is one question: where is query k in frame t? The items of a video stand
 which they are asked, pair of frames by pair of frames, so that answers only need to be joined.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -159,10 +159,3 @@ def flat(values: Iterable[Tensor]) -> Tensor:
 def by_video(called: Bool[Tensor, " n"], videos: Sequence[VideoTracks]) -> list[Tensor]:
     """Inverse of ``flat``."""
     return list(called.split([len(video) for video in videos]))
-
-
-def pairs_of(videos: Sequence[VideoTracks]) -> Iterator[Asked]:
-    """All pairs of frames, video by video."""
-    for number, video in enumerate(videos):
-        for row in video.pairs.tolist():
-            yield Asked(number, *row)

@@ -5,6 +5,8 @@ videos, as TAP-Vid prints them: AverageDistance, DeltaAvg, OcclusionAccuracy, Av
 four take the same arguments and go together in a ``torchmetrics.MetricCollection``.
 """
 
+from abc import abstractmethod
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -109,10 +111,10 @@ class _VideoMean(_Ratio):
             score if perfect.isfinite() else perfect.new_zeros(()), perfect.isfinite().double()
         )
 
+    @abstractmethod
     def _score(
         self, pred: Tensor, target: Tensor, pred_visible: Tensor, visible: Tensor, evaluated: Tensor
-    ) -> Tensor:
-        raise NotImplementedError
+    ) -> Tensor: ...
 
 
 class AverageDistance(_VideoMean):
