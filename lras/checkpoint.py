@@ -99,7 +99,7 @@ def load(
 
 def load_quantizer(path: str | Path) -> Quantizer:
     """The frozen quantizer of an export, run folder, .ckpt or published file."""
-    about, weights = read(path)
+    about, weights = read(path, only="quantizer.")
     quantizer = _quantizer(about, weights, path)
     if quantizer is None:
         raise ValueError(
@@ -118,11 +118,12 @@ def load_predictor(path: str | Path) -> FramePredictor:
     return predictor.eval().requires_grad_(False)
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | Path, only: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of whatever lies at ``path``; the weights are views of its files.
 
     Where both networks are there, names start with ``predictor.`` and ``quantizer.``; a network
-    alone has bare names (``part_of`` gives bare names of either).
+    alone has bare names (``part_of`` gives bare names of either). Of a distributed checkpoint,
+    which cannot be viewed, weights whose names do not begin with ``only`` are left out.
     """
     path = Path(path)
     for folder in (path, path / "export"):
@@ -131,7 +132,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     last = path / "checkpoints" / "last.ckpt"
     ckpt = path if is_sharded(path) or not path.is_dir() else last
     if is_sharded(ckpt):
-        state = read_sharded(ckpt, optimizers=False)
+        state = read_sharded(ckpt, optimizers=False, weights=only)
         return state["lras"], state["state_dict"]
     if not ckpt.is_file():
         found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else "no such path"

@@ -48,19 +48,21 @@ def read_meta(path: Path) -> dict[str, Any]:
     return torch.load(path / META, map_location="cpu", weights_only=True)
 
 
-def read_sharded(path: Path, optimizers: bool = True) -> dict[str, Any]:
+def read_sharded(path: Path, optimizers: bool = True, weights: str = "") -> dict[str, Any]:
     """The whole checkpoint on the CPU, optimizer states numbered as a plain optimizer's are.
+
+    Without ``optimizers``, only weights whose names begin with ``weights``: no byte of the others.
 
     Raises:
         ValueError: the folder is damaged.
     """
-    wanted = None if optimizers else {"state_dict"}
+    wanted = "" if optimizers else f"state_dict.{weights}"
     content: dict[str, Any] = {}
     try:
         _load_state_dict(
             content,
             storage_reader=_Reader(path),
-            planner=_Planner(keys=wanted),
+            planner=_Planner(wanted),
             no_dist=True,
         )
         state = read_meta(path) | {"state_dict": content.pop("state_dict")}
@@ -108,7 +110,17 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Planner(_EmptyStateDictLoadPlanner):
-    """torch's, but plain values (rates, names, counts) are read as plain values only."""
+    """torch's, but plain values (rates, names, counts) are read as plain values only.
+
+    ``wanted``: what the dotted path of a value begins with to be read.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__()
+        self.wanted = wanted
+
+    def _should_include_key(self, key: str, metadata: Metadata) -> bool:
+        return key.startswith(self.wanted)
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         plain = io.BytesIO()

@@ -42,6 +42,8 @@ def test_it_is_read_as_a_checkpoint_of_one_process(folder):
 
 def test_weights_are_read_alone_where_nobody_trains(folder):
     assert read_sharded(folder, optimizers=False).keys() == {"global_step", "state_dict"}
+    some = read_sharded(folder, optimizers=False, weights="b.")
+    assert some["state_dict"] == {"b.c": torch.tensor(True)}
 
 
 def test_places_of_parameters_are_counted_over_all_groups():
