@@ -49,7 +49,11 @@ def adamw(model: nn.Module, lr: float = 3e-4, weight_decay: float = 0.1) -> Opti
     ]
     # Elsewhere (the meta device of a dry run) fused updates raise.
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused or None)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused or None)
+    # A fused update can undo the scale of float16 gradients itself, too late to clip them, and
+    # Lightning then refuses to clip at all. Told that it cannot, a scaler undoes it before.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def warmup_stable_decay(step: int, warmup: int, decay_start: int, total: int) -> float:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import lightning as L
+import pytest
 import torch
+from torch.nn.utils import get_total_norm
 
 from data.curriculum import Stage, SyntheticDataModule
 from data.datamodule import ClipDataModule
@@ -13,6 +15,7 @@ from data.types import PointPairs
 from lras.checkpoint import CONFIG, WEIGHTS, load, save
 from lras.config import QuantizerConfig
 from lras.next_frame import NextFrame
+from lras.optim import adamw, muon
 from lras.predictor_module import PredictorModule
 from lras.quantizer import Quantizer
 from lras.quantizer_module import QuantizerModule
@@ -135,6 +138,24 @@ def test_plain_trainer_probes_in_full_precision_whatever_the_trainer_uses(tmp_pa
     with torch.autocast("cpu", dtype=torch.bfloat16):  # as if a hook ran inside the step
         trainer.fit(module, scenes(2).train_dataloader())
     assert seen == {torch.float32}
+
+
+@pytest.mark.parametrize("optimizer", [muon, adamw])
+def test_gradients_are_clipped_in_bfloat16_whatever_the_optimizer(optimizer):
+    norms = []
+
+    class Norms(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            norms.append(get_total_norm(p.grad for p in module.parameters() if p.grad is not None))
+
+        def on_train_batch_end(self, trainer, module, *_):
+            norms.append(get_total_norm(p.grad for p in module.parameters() if p.grad is not None))
+
+    module = predictor_module()
+    module.make_optimizer = optimizer
+    plain_trainer(1, Norms(), precision="bf16-mixed", gradient_clip_val=1e-3).fit(module, scenes(1))
+    before, after = norms
+    assert before > 1e-2 and after.item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_plain_trainer_checkpoint_loads_as_the_live_model(tmp_path):
