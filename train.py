@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from doors import one_sentence
+from doors.batch_size import set_batch_sizes
 from doors.branching import BRANCH, branch_of, kept_branch
 from doors.building import build_data, build_module
 from doors.checkpoints import CheckedCheckpointIO, LastCheckpoint
@@ -47,6 +48,7 @@ def train(cfg: DictConfig, out: Path) -> None:
     started, origin = time.monotonic(), provenance(cfg.seed)
     limit_s = seconds_of(cfg.trainer.max_time)
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
+    set_batch_sizes(cfg, out)  # before anything random: trying a batch draws weights
     L.seed_everything(cfg.seed, verbose=False)
     data, steps = build_data(cfg)
     if cfg.dry_run:

@@ -92,7 +92,7 @@ def _build_quantizer(
             f"data.root={cfg.data.root} holds codes, from which no quantizer can be trained; name "
             f"the run whose encoder made them: quantizer=RUN."
         )
-    module = QuantizerModule(quantizer, seed=cfg.seed)
+    module = QuantizerModule(quantizer, seed=cfg.seed, lpips=cfg.quantizer_lpips)
     trainer = instantiate(
         cfg.trainer,
         max_steps=cfg.quantizer_steps,

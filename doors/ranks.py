@@ -42,20 +42,42 @@ def agreed(value: Callable[[], str], key: str) -> str:
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
         return value()
+    store = _agents_store("name it: hydra.run.dir=FOLDER")
+    return store.compare_set(_this_start(key), "", value()).decode()
+
+
+def least_of_all(value: int, key: str) -> int:
+    """The least ``value`` among torchrun's processes; that of this process where it is alone.
+
+    Raises:
+        ValueError: several processes that have no store of torchrun's agent to agree through.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if "RANK" not in os.environ or world == 1:
+        return value
+    store = _agents_store(f"set it: {key}={value} fits this one")
+    store.set(f"{_this_start(key)}/{os.environ['RANK']}", str(value))
+    return min(int(store.get(f"{_this_start(key)}/{rank}")) for rank in range(world))
+
+
+def _agents_store(fix: str) -> dist.Store:
+    """The store through which torchrun's processes find one another."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise ValueError(
-            f"{os.environ.get('WORLD_SIZE', 'several')} processes must write to one folder and "
-            f"have no way to agree on it; name it: hydra.run.dir=FOLDER."
+            f"{os.environ.get('WORLD_SIZE', 'several')} processes must agree before they start "
+            f"training and have no way to; {fix}."
         )
-    store = dist.TCPStore(
+    return dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
         timeout=timedelta(seconds=AGREEMENT_S),
     )
-    # After a restart by torchrun the question is asked anew.
-    key = f"lras/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{key}"
-    return store.compare_set(key, "", value()).decode()
+
+
+def _this_start(key: str) -> str:
+    """After a restart by torchrun every question is asked anew."""
+    return f"lras/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{key}"
 
 
 def speak_for_rank() -> None:

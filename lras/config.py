@@ -1,7 +1,7 @@
 """Frozen configurations of the two networks. Named sizes live in configs/model/."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lras.grid import PatchGrid
@@ -13,11 +13,17 @@ class QuantizerConfig:
     """A local autoencoder: every code sees and paints its own cell, nothing else."""
 
     code_px: int = 4  # px, side of a code cell
-    bottleneck: Literal["kmeans", "lfq", "fsq"] = "kmeans"
-    num_codes: int = 512  # codebook entries; a power of two for lfq, the product of levels for fsq
+    bottleneck: Literal["kmeans", "lfq", "fsq", "residual"] = "kmeans"
+    # Codebook entries; a power of two for lfq, the product of levels for fsq, those of all residual
+    # levels together.
+    num_codes: int = 512
     levels: Sequence[int] = ()  # fsq only: quantization levels per channel
-    hidden: int = 0  # width of the cell MLPs; 0 = none, codes live in pixel space (kmeans only)
+    # Width of the cell MLPs; 0 = none, codes live in pixel space (kmeans and residual only).
+    hidden: int = 0
     entropy_weight: float = 0.1  # lfq only: pull towards confident and evenly used codes
+    # Residual only, in px: side of the patch that (painted_px / code_px)^2 codes paint, coarse to
+    # fine. Not in repr, or the fingerprints of quantizers of before would be other ones.
+    painted_px: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -34,8 +40,30 @@ class QuantizerConfig:
                 f"levels={list(self.levels)} make {product} codes, expected num_codes="
                 f"{self.num_codes}; set num_codes={product}."
             )
-        if self.bottleneck != "kmeans" and not self.hidden:
+        if self.bottleneck in ("lfq", "fsq") and not self.hidden:
             raise ValueError(f"{self.bottleneck} needs cell MLPs, got hidden=0 (try hidden=256).")
+        self._check_residual()
+
+    def _check_residual(self) -> None:
+        if self.bottleneck != "residual":
+            if self.painted_px is not None:
+                raise ValueError(
+                    f"painted_px={self.painted_px} belongs to bottleneck=residual, got bottleneck="
+                    f"{self.bottleneck}; leave it out."
+                )
+            return
+        px = self.painted_px or 0
+        if px <= self.code_px or px % self.code_px:
+            raise ValueError(
+                f"residual codes need a patch of several cells, got painted_px={self.painted_px} "
+                f"and code_px={self.code_px} (try painted_px={2 * self.code_px})."
+            )
+        levels = (px // self.code_px) ** 2
+        if self.num_codes % levels or not self.num_codes:
+            raise ValueError(
+                f"num_codes={self.num_codes} do not divide among {levels} residual levels "
+                f"(try num_codes={-(-max(1, self.num_codes) // levels) * levels})."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +89,7 @@ class PredictorConfig:
     frame0_pointers: bool = False  # pointer tokens before frame-0 contents too
     embed_pixels: bool = True  # code embedding = table + linear of the code's decoded pixels
     tied_head: bool = True  # output weights = code embedding
+    painted_px: int | None = None  # px, that of residual codes: the patch; None = a code's own cell
     vocab_size: int | None = None  # slot only: rows of the token table; None = what RGB needs
     num_places: int | None = None  # slot only: rows of the slot table; None = what RGB needs
     ranges: TokenRanges | None = None  # slot only: where a published file keeps which tokens
@@ -68,6 +97,11 @@ class PredictorConfig:
     def __post_init__(self) -> None:
         _ = self.grid  # checks the geometry
         self._check_tables()
+        if self.painted_px not in (None, self.patch_px):
+            raise ValueError(
+                f"painted_px={self.painted_px} is not patch_px={self.patch_px}, but residual codes "
+                f"paint a whole patch; set it to patch_px, or to null for other codes."
+            )
         if self.dim % self.num_heads:
             raise ValueError(
                 f"dim={self.dim} is not a multiple of num_heads={self.num_heads} "

@@ -5,6 +5,7 @@ Torchmetrics that only add up; nothing is averaged per batch or per rank, and ra
 """
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from lras.code_baselines import copy_nats, perplexity, unigram_nats
+from lras.perceptual import PerceptualDistance
 from lras.sequence import random_orders
 
 REVEALED_PERCENT = (0, 10, 25, 50, 75, 100)  # bins of the share of frame 1 already given
@@ -78,25 +80,36 @@ class CodeUse(Metric):
     """``codes_used``, the share of the codebook that occurs, and ``code_perplexity``.
 
     Where the number of codes is a power of two also ``bit_balance``: how evenly the worst bit is
-    spent, 1 = half of the codes have it, 0 = it never changes.
+    spent, 1 = half of the codes have it, 0 = it never changes. With several ``levels`` of residual
+    codes, each of which owns as many consecutive ids, all of it for each of them as well
+    (``codes_used_level_0`` is of the coarse codes).
     """
 
     full_state_update = False
     counts: Tensor
 
-    def __init__(self, num_codes: int) -> None:
+    def __init__(self, num_codes: int, levels: int = 1) -> None:
         super().__init__()
+        self.levels = levels
         self.add_state("counts", _empty_histogram(num_codes), dist_reduce_fx="sum")
 
     def update(self, codes: Int[Tensor, "*n"]) -> None:
         self.counts += _histogram(codes, self.counts)
 
     def compute(self) -> dict[str, float]:
-        used = (self.counts > 0).double().mean().item()
-        found = {"codes_used": used, "code_perplexity": perplexity(self.counts)}
-        if len(self.counts).bit_count() == 1 and len(self.counts) > 1:
-            found["bit_balance"] = bit_balance(self.counts)
+        found = _use_of(self.counts)
+        if self.levels > 1:
+            for level, counts in enumerate(self.counts.chunk(self.levels)):
+                found |= {f"{name}_level_{level}": v for name, v in _use_of(counts).items()}
         return found
+
+
+def _use_of(counts: Int[Tensor, " vocab"]) -> dict[str, float]:
+    used = (counts > 0).double().mean().item()
+    found = {"codes_used": used, "code_perplexity": perplexity(counts)}
+    if len(counts).bit_count() == 1 and len(counts) > 1:
+        found["bit_balance"] = bit_balance(counts)
+    return found
 
 
 def bit_balance(counts: Int[Tensor, " vocab"]) -> float:
@@ -142,36 +155,58 @@ def _histogram(codes: Int[Tensor, "*n"], like: Int[Tensor, " vocab"]) -> Int[Ten
 
 
 class QuantizerQuality(nn.Module):
-    """PSNR (dB, of the mean squared error of all frames in [0, 1]), SSIM, use of the codebook."""
+    """PSNR (dB, of the mean squared error of all frames in [0, 1]), SSIM, use of the codebook.
 
-    def __init__(self, num_codes: int) -> None:
+    With several ``levels`` of residual codes also the PSNR of what the first of them paint; with
+    ``lpips`` the perceptual distance.
+    """
+
+    def __init__(self, num_codes: int, levels: int = 1, lpips: bool = False) -> None:
         super().__init__()
-        self.psnr = PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
+        self.psnr, *coarse = (_psnr() for _ in range(levels))
+        self.coarse = nn.ModuleList(coarse)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
-        self.use = CodeUse(num_codes)
+        self.lpips = PerceptualDistance() if lpips else None
+        self.use = CodeUse(num_codes, levels)
 
     def update(
         self,
         frames: Float[Tensor, "batch 3 height width"],
         decoded: Float[Tensor, "batch 3 height width"],
         codes: Int[Tensor, "batch rows cols"],
+        coarse: Sequence[Float[Tensor, "batch 3 height width"]] = (),
     ) -> None:
+        """``coarse``: what the first 1, 2, ... levels paint, all but the last."""
         self.psnr.update(decoded, frames)
+        for metric, painted in zip(self.coarse, coarse, strict=True):
+            metric.update(painted, frames)
         if len(frames):  # a rank may hold nothing but padding
             self.ssim.update(decoded, frames)
+            if self.lpips is not None:
+                self.lpips.update(frames, decoded)
         self.use.update(codes)
 
     def compute(self) -> dict[str, float]:
-        """``codes_used``, ``code_perplexity``, ``bit_balance``; of frames ``psnr_db``, ``ssim``."""
+        """``codes_used``, ``code_perplexity``, ``bit_balance``; of frames ``psnr_db``, ``ssim``,
+        ``lpips`` and, of the first N residual codes, ``psnr_db_first_N``.
+        """
         use = self.use.compute()
         if not self.psnr.update_called:  # only codes were seen, on this rank as on all
             return use
-        return {"psnr_db": self.psnr.compute().item(), "ssim": self.ssim.compute().item()} | use
+        quality = {"psnr_db": self.psnr, "ssim": self.ssim}
+        quality |= {f"psnr_db_first_{n}": metric for n, metric in enumerate(self.coarse, start=1)}
+        quality |= {"lpips": self.lpips} if self.lpips is not None else {}
+        return {name: metric.compute().item() for name, metric in quality.items()} | use
 
     def reset(self) -> None:
-        self.psnr.reset()
-        self.ssim.reset()
-        self.use.reset()
+        for metric in (self.psnr, *self.coarse, self.ssim, self.use):
+            metric.reset()
+        if self.lpips is not None:
+            self.lpips.reset()
+
+
+def _psnr() -> PeakSignalNoiseRatio:
+    return PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
 
 
 class HeldOut(nn.Module):

@@ -50,9 +50,16 @@ class NextFrame(nn.Module, Hub):
                 f"predictor expects {other.num_codes} of {other.code_px} px; train them together "
                 f"or pass quantizer= of the same model."
             )
+        if quantizer.painted_px != (other.painted_px or other.code_px):
+            raise ValueError(
+                f"the quantizer's codes paint {quantizer.painted_px} px but the predictor expects "
+                f"painted_px={other.painted_px}; set model.predictor.cfg.painted_px as the "
+                f"quantizer has it."
+            )
         _check_vocabulary(vocabulary, predictor)
         self.quantizer, self.predictor, self.vocabulary = quantizer, predictor, vocabulary
         self.patch_px, self.code_px = other.patch_px, other.code_px
+        self.painted_px = quantizer.painted_px  # side of what a code sees: a cell or a patch
         self.image_size = other.image_size  # px, square: the size the predictor was built for
         self.attention: Backend = "auto"  # of extend and read
 

@@ -40,7 +40,7 @@ class FramePredictor(nn.Module, Hub):
         self.place_table = nn.Embedding(places, cfg.dim)
         self.pixel_embed = None
         if cfg.embed_pixels:
-            pixels = 3 * cfg.code_px**2
+            pixels = 3 * (cfg.painted_px or cfg.code_px) ** 2
             self.pixel_embed = nn.Linear(pixels, cfg.dim, bias=False)
             self.register_buffer("code_pixels", torch.zeros(cfg.num_codes, pixels))
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))

@@ -9,22 +9,32 @@ from torch import Tensor
 
 from lras.checkpoint import describe
 from lras.held_out import QuantizerQuality, counted
+from lras.perceptual import check_size
 from lras.quantizer import Quantizer
 
 
 class QuantizerModule(L.LightningModule):
-    """Reconstruction plus the bottleneck's penalty; a k-means codebook is started first.
+    """Reconstruction plus the bottleneck's penalty; k-means codebooks are started first.
 
-    Batches: ``frames`` uint8 (batch, time, 3, height, width), as for the predictor.
+    Batches: ``frames`` uint8 (batch, time, 3, height, width), as for the predictor. With ``lpips``
+    validation also says the perceptual distance (``lras.perceptual``).
     """
 
-    def __init__(self, quantizer: Quantizer, lr: float = 1e-3, seed: int = 0) -> None:
+    def __init__(
+        self, quantizer: Quantizer, lr: float = 1e-3, seed: int = 0, lpips: bool = False
+    ) -> None:
         super().__init__()
         self.quantizer, self.lr, self.seed = quantizer, lr, seed
-        self.held_out = QuantizerQuality(quantizer.cfg.num_codes)
+        self.held_out = QuantizerQuality(quantizer.cfg.num_codes, quantizer.num_levels, lpips)
+
+    def on_fit_start(self) -> None:
+        """Frames too small for LPIPS are refused before anything is trained."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.held_out.lpips is not None and data is not None:
+            check_size(single_frames(next(iter(data.val_dataloader()))["frames"]))
 
     def on_train_start(self) -> None:
-        """Start a k-means codebook on the first batches, unless a checkpoint brought one."""
+        """Start k-means codebooks on the first batches, unless a checkpoint brought them."""
         bottleneck = self.quantizer.bottleneck
         if not hasattr(bottleneck, "initialized") or bottleneck.initialized:
             return
@@ -53,7 +63,9 @@ class QuantizerModule(L.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         frames = single_frames(counted(batch, batch["frames"]))
         codes = self.quantizer.encode(frames)
-        self.held_out.update(frames, self.quantizer.decode(codes), codes)
+        levels = range(1, self.quantizer.num_levels)
+        coarse = [self.quantizer.decode_first(codes, count) for count in levels]
+        self.held_out.update(frames, self.quantizer.decode(codes), codes, coarse)
 
     def on_validation_epoch_end(self) -> None:
         values = {f"quantizer/val_{k}": value for k, value in self.held_out.compute().items()}

@@ -1,7 +1,7 @@
 """The tracer: a small bump planted in frame 0, and the codes it changes."""
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -49,11 +49,16 @@ def touched_cells(
     frames: Float[Tensor, "*batch 3 height width"],
     perturbed: Float[Tensor, "*batch 3 height width"],
     grid: PatchGrid,
+    seen_px: int | None = None,
 ) -> Bool[Tensor, "*batch code_rows code_cols"]:
-    """Cells with a changed pixel: the only ones whose code a local encoder may change."""
-    changed = (frames != perturbed).any(-3)
-    px = grid.code_px
-    return rearrange(changed, "... (r y) (c x) -> ... r c (y x)", y=px, x=px).any(-1)
+    """Cells whose code a local encoder may change: those that see a changed pixel.
+
+    ``seen_px``: side of what a code sees; None = its cell, with residual codes it is a patch.
+    """
+    px = seen_px or grid.code_px
+    changed, each = (frames != perturbed).any(-3), px // grid.code_px
+    seen = rearrange(changed, "... (r y) (c x) -> ... r c (y x)", y=px, x=px).any(-1)
+    return repeat(seen, "... r c -> ... (r i) (c j)", i=each, j=each)
 
 
 def isolate(

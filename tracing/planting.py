@@ -53,6 +53,7 @@ def plant(
     flips a code is kept.
     """
     grid = PatchGrid(*frame0.shape[-2:], model.patch_px, model.code_px)
+    seen_px = getattr(model, "painted_px", model.code_px)
     batch, num_points = points.shape[:2]
     codes = codes0[:, None].expand(-1, num_points, -1, -1).flatten(0, 1).clone()
     flipped = codes.new_zeros(len(codes))
@@ -68,7 +69,7 @@ def plant(
             with_tracer = add_tracer(frames, centers[row], *bump, cfg.round)
             # subtle: another batch size may round differently and flip a code far from the
             # tracer; codes are local, so where no pixel changed the clean code holds.
-            touched = touched_cells(frames, with_tracer, grid)
+            touched = touched_cells(frames, with_tracer, grid, seen_px)
             changed = torch.where(touched, model.encode(with_tracer), clean)
             codes[row] = isolate(clean, changed, source[row], grid) if cfg.isolated else changed
             flipped[row] = count_flipped(clean, codes[row])

@@ -18,7 +18,10 @@ class NextFrameModel(Protocol):
     def encode(
         self, frames: Float[Tensor, "batch 3 height width"]
     ) -> Int[Tensor, "batch code_rows code_cols"]:
-        """Codes on the cell grid. Strictly local: a code depends on its own cell's pixels only."""
+        """Codes on the cell grid. Strictly local: a code depends on its own cell's pixels only.
+
+        A model whose codes see more, at most their patch, says so by ``painted_px``.
+        """
         ...
 
     def frame1_logits(

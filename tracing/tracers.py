@@ -28,7 +28,15 @@ def kl_tracer(
 
     With several scales it is a ``Zoom``: tell it the model's size by ``at`` where frames have
     another.
+
+    Raises:
+        ValueError: the map is asked for cell by cell, but the model's codes have no cells.
     """
+    if cfg and cfg.placement == "query" and getattr(model, "painted_px", 0) > model.code_px:
+        raise ValueError(
+            f"placement=query reads the map at code cells, but this model's residual codes speak "
+            f"of whole patches of {model.patch_px} px; use placement=patch."
+        )
 
     def one_scale(cfg: TracerConfig) -> Tracer:
         if getattr(model, "forks", False) and cfg.order0 == "changed_last":
