@@ -22,7 +22,7 @@ from doors import asking, one_sentence
 from doors.grading import Graded, Grader
 from doors.loading import load_model, untrained_like
 from doors.loggers.evaluation_run import log_evaluation
-from doors.reference import asked_or_first_look, chosen_ckpt
+from doors.reference import FIRST_LOOK, chosen_ckpt
 from doors.shards import own_device, shard_by_launcher
 from lras.next_frame import NextFrame
 from tracing.benchmarks import evaluation, line_up
@@ -181,5 +181,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = asked_or_first_look(sys.argv[1:])
+    if not sys.argv[1:]:
+        sys.argv += FIRST_LOOK
+        print(f"a first look: python eval.py {' '.join(FIRST_LOOK)}", flush=True)
     main()

@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from anywhere
 
 from benchmarks.measure_main import SHARED, WORK, run
-from benchmarks.result_file import ROOT, write_result
+from benchmarks.result_file import CANNOT_MEASURE_HERE, ROOT, write_result
 from doors.model_card import write_card
 from doors.reference import CHECKPOINTS
-from lras.export_files import read_export
+from lras.export_files import is_export, read_export
 from tracing.benchmarks.evaluation import fingerprint
 from tracing.benchmarks.provenance import git_sha
 
@@ -85,7 +85,16 @@ def figures_of_part(part: str, results: dict) -> dict:
 
 def scores(row: dict) -> dict:
     """What is kept of a row; EPE in px, also less that of KL-tracing over the same points."""
-    kept = ("median", "delta_avg", "hit", "ratio_to_zero", "ad", "oa", "aj", "target_revealed_share")
+    kept = (
+        "median",
+        "delta_avg",
+        "hit",
+        "ratio_to_zero",
+        "ad",
+        "oa",
+        "aj",
+        "target_revealed_share",
+    )
     found = {"epe_px": row["epe"], "epe_ci95_px": row["epe_interval"]}
     found |= {key: row[key] for key in kept if row.get(key) is not None}
     if paired := row.get("paired_vs"):
@@ -110,6 +119,10 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := set(asked.parts) - PARTS.keys():
         parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if not is_export(CHECKPOINTS / asked.name):
+        said = f"there is no checkpoints/{asked.name}; train it, and python -m doors.publish RUN"
+        print(f"{said} checkpoints/{asked.name}", file=sys.stderr)
+        sys.exit(CANNOT_MEASURE_HERE)
     model, sha = model_of(asked.name), git_sha()
     work = WORK / f"reference-{asked.name}-{model['fingerprint']}-{sha[:8]}"
     for part in asked.parts or PARTS:

@@ -56,9 +56,7 @@ def write_card(folder: Path, results: Path | None = None, name: str | None = Non
     return folder / CARD
 
 
-def card(
-    name: str, about: Mapping[str, Any], num_parameters: int, measured: Mapping | None
-) -> str:
+def card(name: str, about: Mapping[str, Any], num_parameters: int, measured: Mapping | None) -> str:
     """The text. ``about``: config.json of an export; ``measured``: a result file, parsed."""
     data = ModelCardData(
         license=LICENSE, library_name="lras", tags=["optical-flow", "video", "lras"]
@@ -155,9 +153,7 @@ def _limits(about: Mapping[str, Any], note: Mapping[str, Any]) -> str:
 
 
 def _license() -> str:
-    photos = ", ".join(
-        Path(name).stem for names in TRAINING_PHOTOS.values() for name in names
-    )
+    photos = ", ".join(Path(name).stem for names in TRAINING_PHOTOS.values() for name in names)
     return (
         "Weights: MIT, as the code. No image is in them or beside them. Textures of the training "
         f"scenes are\nprocedural noise, made here, and crops of photographs ({photos}).\n"

@@ -29,8 +29,3 @@ def chosen_ckpt(ckpt: str | None, tracer: str) -> str | None:
             f"checkpoints/ from the repository, pass ckpt=RUN, or choose tracer=dis."
         )
     return str(folder)
-
-
-def asked_or_first_look(words: list[str]) -> list[str]:
-    """The arguments of eval.py, or where there are none those of the first look."""
-    return words or list(FIRST_LOOK)
