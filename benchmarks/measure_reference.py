@@ -1,11 +1,12 @@
 """Measure a reference model on scenes, real frame pairs and real tracks; and write its card anew.
 
-    python benchmarks/measure_reference.py lras_nano               all parts; goes on where it stopped
-    python benchmarks/measure_reference.py lras_nano hard tracks_long   these parts only
+    python benchmarks/measure_reference.py lras_nano                all parts; goes on where it was
+    python benchmarks/measure_reference.py lras_nano easy hard      these parts only
 
 Writes ``benchmarks/results/reference_NAME.json`` as soon as all parts are there, and the table of
 ``checkpoints/NAME/README.md`` from it. Real data are looked for in ``flow_gt`` and ``tracks`` under
-``$LRAS_SHARED/data`` (or ``../shared/data``). Parts of another commit or other weights do not count.
+``$LRAS_SHARED/data`` (or ``../shared/data``). Parts of another commit or of other weights do not
+count.
 """
 
 import argparse

@@ -111,11 +111,10 @@ def _scores(name: str, measured: Mapping | None) -> str:
     table = _table(["EPE, px", *SHOWN.values(), "read-out floor"], rows)
     how = "; ".join(f"{label}: {found['protocol']}" for label, found in sets.items())
     seeds = ", ".join(map(str, measured["seeds"]))
-    return (
-        f"{command}, commit {measured['git_sha']}, {_machine(measured['machine'])}; one trained "
-        f"model, evaluation seed {seeds}. [95 % interval], whole frame pairs or videos drawn. Paired "
-        f"differences\nand controls: `benchmarks/results/reference_{name}.json`.\n\n{table}\n\n{how}."
-    )
+    about = f"{command}, commit {measured['git_sha']}, {_machine(measured['machine'])}; one trained"
+    about += f" model, evaluation\nseed {seeds}. [95 % interval]: whole frame pairs or videos are "
+    about += "drawn. Paired differences and controls:"
+    return f"{about}\n`benchmarks/results/reference_{name}.json`.\n\n{table}\n\n{how}."
 
 
 def _short(tracer: str) -> str:
@@ -144,8 +143,8 @@ def _limits(about: Mapping[str, Any], note: Mapping[str, Any]) -> str:
         f"Frames are squeezed to {side}x{side} px: of large frames, small motion is lost. "
         "`tracer.zoom.scales=3` looks again at enlarged crops.",
         "One training run: how much another seed would differ is not measured.",
-        "Small, for trying out the method and for tests. Whether it is a flow estimator to use, the "
-        "columns of DIS say.",
+        "Small, for trying out the method and for tests. Whether it is an estimator of flow to use, "
+        "the columns of DIS say.",
     ]
     if all(str(part.get("data", "")).startswith("synthetic scenes") for part in parts):
         lines.insert(0, "Trained on synthetic scenes alone; no real frame was ever seen.")

@@ -76,7 +76,7 @@ def check_commit(part: dict[str, Any]) -> None:
 
 
 def check_size(made: Path, folder: Path) -> None:
-    """Raise ValueError if ``made``, in place of ``folder``, and the models beside it are too many."""
+    """Raise ValueError if ``made`` in place of ``folder``, and those beside it, are too much."""
     others = [path for path in folder.parent.iterdir() if path not in (folder, made)]
     beside = sum(size_of(path) for path in others if path.is_dir() and is_export(path))
     if (total := beside + size_of(made)) > MOST_BYTES:

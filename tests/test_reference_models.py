@@ -1,4 +1,4 @@
-"""From a finished run to checkpoints/NAME: what is refused, what the card says, what is committed."""
+"""From a finished run to checkpoints/NAME: what is refused, and what the card says."""
 
 import json
 import re
