@@ -68,7 +68,7 @@ def with_interval(part: str) -> Read:
         rows, found = figures["sets"][part]["tracers"], []
         for name in BESIDE[SETS[part]]:
             row = row_of(rows, name)
-            low, high = row["epe_ci95_px"]
+            low, high = row["epe_ci95_px"] or (math.nan, math.nan)
             if all(map(math.isfinite, (row["epe_px"], low, high))):
                 found.append(f"{name} {row['epe_px']:.2f} [{low:.2f}, {high:.2f}]")
         floor = figures["sets"][part]["floor_px"]

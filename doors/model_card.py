@@ -143,8 +143,8 @@ def _limits(about: Mapping[str, Any], note: Mapping[str, Any]) -> str:
         f"Frames are squeezed to {side}x{side} px: of large frames, small motion is lost. "
         "`tracer.zoom.scales=3` looks again at enlarged crops.",
         "One training run: how much another seed would differ is not measured.",
-        "Small, for trying out the method and for tests. Whether it is an estimator of flow to use, "
-        "the columns of DIS say.",
+        "Small, for trying out the method and for tests. Whether it is an estimator of flow to "
+        "use, the columns of DIS say.",
     ]
     if all(str(part.get("data", "")).startswith("synthetic scenes") for part in parts):
         lines.insert(0, "Trained on synthetic scenes alone; no real frame was ever seen.")

@@ -154,7 +154,7 @@ def row(name: str, epe: float, paired: bool = True) -> dict:
 def evaluation(controls_px: float = 40.0) -> dict:
     names = {"rgb@64x64": 2.5, "zero_motion": 4.0, "dis@native": 1.0, "dis@64x64": 3.0}
     names |= {"farneback@native": 1.5}
-    how = {"tracer_config": {"num_masks": 8}, "zoom": {"scales": 3}}
+    how = {"tracer_config": {"num_masks": 8}, "zoom": {"scales": 3, "num_masks": 4}}
     return {
         "dataset": {"num_pairs": 10, "num_points": 320, "input_hw": [64, 64]},
         "protocol": how,
@@ -174,7 +174,8 @@ def result_file(folder: Path, sets: dict, weights: str) -> Path:
 
 def test_figures_keep_intervals_and_paired_differences_of_every_row():
     found = figures_of_part("flow_gt_zoom", evaluation())
-    said = "10 pairs, 8 masks, frames squeezed to 64x64 px for models, 3 scales"
+    said = "10 pairs, 8 masks, frames squeezed to 64x64 px for models"
+    said += ", 3 scales, 4 masks in crops"
     assert (found["points"], found["protocol"], found["tracing_minutes"]) == (320, said, 4.5)
     assert found["tracers"]["dis@native"] == {
         "epe_px": 1.0, "epe_ci95_px": [0.5, 1.5], "hit": 0.5,
@@ -184,6 +185,27 @@ def test_figures_keep_intervals_and_paired_differences_of_every_row():
     assert list(found["controls"]) == list(claims_reference.CONTROLS)
     assert found["command"].startswith("python eval.py ckpt=checkpoints/NAME task=flow_pairs")
     assert "task.root=../shared/data/flow_gt" in found["command"]
+
+
+def test_tracks_get_intervals_over_the_videos_that_can_be_scored():
+    results, names = evaluation(), ("kl@64x64", "zero_motion")
+    videos = [(1.0, 3.0), (2.0, 6.0), (3.0, 9.0), (2.0, 6.0)]
+    results["videos"] = [
+        {"num_points": 1, "scores": {n: {"epe": e} for n, e in zip(names, pair, strict=True)}}
+        for pair in videos
+    ]
+    results["videos"].append({"num_points": 0, "scores": {}})
+    results["dataset"] |= {"num_videos": 5}
+    results["tracers"] = [each for each in results["tracers"] if each["name"] in names]
+    for each in results["tracers"] + results["controls"]:
+        each["epe_interval"] = None
+    found = figures_of_part("tracks_long", results)
+    low, high = found["tracers"]["zero_motion"]["epe_ci95_px"]
+    assert 3 <= low < 6 < high <= 9
+    low, high = found["tracers"]["zero_motion"]["minus_kl_ci95_px"]  # twice KL's in every video
+    assert 2 <= low < 4 < high <= 6
+    assert found["controls"]["untrained"]["epe_ci95_px"] is None
+    assert "intervals over 4 videos" in found["protocol"]
 
 
 def test_the_card_shows_the_figures_of_these_weights_and_of_no_others(tmp_path):
