@@ -146,7 +146,8 @@ def _limits(about: Mapping[str, Any], note: Mapping[str, Any]) -> str:
         "Small, for trying out the method and for tests. Whether it is an estimator of flow to "
         "use, the columns of DIS say.",
     ]
-    if all(str(part.get("data", "")).startswith("synthetic scenes") for part in parts):
+    told = [str(part.get("data", "")) for part in parts]
+    if all(each.startswith("synthetic scenes") and "clips" not in each for each in told):
         lines.insert(0, "Trained on synthetic scenes alone; no real frame was ever seen.")
     return "\n".join(f"- {line}" for line in lines)
 
