@@ -1,5 +1,6 @@
 """Score tracers on queries with ground truth: ``python eval.py ckpt=RUN task=synthetic``.
 
+Without arguments it takes a first look at the reference model that comes with the repository.
 Thin on purpose: it loads the model, lines up tracers, baselines and controls on one task, and
 writes results.json, a table, the points, pictures and (``report=true``) one page to look at.
 """
@@ -21,6 +22,7 @@ from doors import asking, one_sentence
 from doors.grading import Graded, Grader
 from doors.loading import load_model, untrained_like
 from doors.loggers.evaluation_run import log_evaluation
+from doors.reference import FIRST_LOOK, chosen_ckpt
 from doors.shards import own_device, shard_by_launcher
 from lras.next_frame import NextFrame
 from tracing.benchmarks import evaluation, line_up
@@ -103,6 +105,7 @@ def run(cfg: DictConfig, out: Path, console: Console) -> list[Path]:
     """Evaluate what the config names; returns what was written."""
     started, origin = time.perf_counter(), provenance(cfg.seed)
     cfg.device = own_device(cfg.device)
+    cfg.ckpt = chosen_ckpt(cfg.ckpt, cfg.tracer.name)
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
     setup = setup_of(cfg)
     if asking.is_question(cfg.task):
@@ -178,4 +181,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.argv += FIRST_LOOK
+        print(f"a first look: python eval.py {' '.join(FIRST_LOOK)}", flush=True)
     main()

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
+from data.blend import ScenesAndClips
 from data.datamodule import ClipDataModule
 from doors.estimate import Work, plan_of, total_tokens
 from lras.config import PredictorConfig
@@ -39,7 +40,9 @@ def data_in_words(data: Any, plan: list[Work]) -> str:
     if not hasattr(data, "stages"):
         return f"a {type(data).__name__}"
     stages = [f"{work.steps:,} steps of {work.batch} pairs at {work.size} px" for work in plan]
-    return f"synthetic scenes: {', then '.join(stages) or 'none yet'}"
+    told = f"synthetic scenes: {', then '.join(stages) or 'none yet'}"
+    clips = data.clips_in_words() if isinstance(data, ScenesAndClips) else None
+    return f"{told}; {clips}" if clips else told
 
 
 def probed(probe: FlowProbe) -> dict[str, Any]:

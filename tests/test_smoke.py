@@ -179,7 +179,7 @@ BAD_INPUT = {
         lambda p: (*PAIRS, f"task.root={flow_folder(p, frame1_size=(10, 16))}"),
         "frame1.png is 10x16 px",
     ),
-    "no ckpt": (lambda p: ("tracer=kl",), "pass ckpt=RUN"),
+    "no ckpt": (lambda p: ("tracer=kl", "ckpt=null"), "pass ckpt=RUN"),
     "missing ckpt": (lambda p: (f"ckpt={p}/none",), "no checkpoint at"),
     "empty ckpt": (lambda p: (f"ckpt={empty(p)}",), "no checkpoint at"),
     "other config": (lambda p: (f"ckpt={other_config(p)}",), "do not fit their config"),
@@ -235,7 +235,7 @@ def test_training_without_an_experiment_says_which_there_are(knock, tmp_path):
 
 @pytest.mark.slow
 def test_a_door_in_a_process_of_its_own_shows_no_traceback(tmp_path):
-    done = command("eval.py", "tracer=kl", f"hydra.run.dir={tmp_path / 'out'}")
+    done = command("eval.py", "ckpt=null", f"hydra.run.dir={tmp_path / 'out'}")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: tracer=kl needs a model")
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
