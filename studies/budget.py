@@ -133,8 +133,8 @@ def budget_of(tokens: float | None, flops: float | None) -> dict[str, float]:
 def study_name(size: str, tokens: float | None, flops: float | None, seed: int) -> str:
     """The folder of one run in its study.
 
-    >>> study_name("d64x2", 2500000.0, None, 0), study_name("d64x2", None, 1e13, 3)
-    ('d64x2-2.5e6tokens-seed0', 'd64x2-1e13flops-seed3')
+    >>> study_name("d64x3", 2500000.0, None, 0), study_name("d64x3", None, 1e13, 3)
+    ('d64x3-2.5e6tokens-seed0', 'd64x3-1e13flops-seed3')
     """
     ((unit, budget),) = budget_of(tokens, flops).items()
     plain = f"{Decimal(str(budget)).normalize():e}".replace("+", "")  # 2500000.0 as 2.5e6
