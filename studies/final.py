@@ -43,10 +43,10 @@ class Final:
     sets: dict[str, Any]  # by name, a ProbeSet or what makes one
     scene: SceneConfig  # of the loss
     tracer: TracerConfig
-    loss_batches: int = 8
-    loss_batch: int = 64  # pairs
-    seed: int = 11  # of reveal masks, loss scenes and bootstrap
-    max_batch: int = 8  # rows of a forward where a model cannot fork
+    loss_batches: int
+    loss_batch: int  # pairs
+    seed: int  # of reveal masks, loss scenes and bootstrap
+    max_batch: int  # rows of a forward where a model cannot fork
 
 
 def write_card(cfg: DictConfig, out: Path, final: Final) -> Card:
