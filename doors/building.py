@@ -98,7 +98,7 @@ def _build_quantizer(
 def train_quantizer(
     cfg: DictConfig, quantizer: Quantizer, data: L.LightningDataModule, out: Path
 ) -> Quantizer:
-    """``quantizer`` after ``quantizer_steps`` on ``data``; what Lightning leaves stands in ``out``."""
+    """``quantizer`` after ``quantizer_steps`` on ``data``; Lightning's own files go to ``out``."""
     module = QuantizerModule(quantizer, seed=cfg.seed)
     trainer = instantiate(
         cfg.trainer,

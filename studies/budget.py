@@ -131,14 +131,20 @@ def budget_of(tokens: float | None, flops: float | None) -> dict[str, float]:
 
 
 def study_name(size: str, tokens: float | None, flops: float | None, seed: int) -> str:
-    """The folder of one run in its study.
+    """The folder of one run in its study; budgets that contradict each other are told elsewhere.
 
     >>> study_name("d64x3", 2500000.0, None, 0), study_name("d64x3", None, 1e13, 3)
     ('d64x3-2.5e6tokens-seed0', 'd64x3-1e13flops-seed3')
     """
-    ((unit, budget),) = budget_of(tokens, flops).items()
-    plain = f"{Decimal(str(budget)).normalize():e}".replace("+", "")  # 2500000.0 as 2.5e6
-    return f"{size}-{plain}{unit}-seed{seed}"
+    given = zip(UNITS, (tokens, flops), strict=True)
+    return "-".join(
+        [size, *(f"{_short(each)}{unit}" for unit, each in given if each), f"seed{seed}"]
+    )
+
+
+def _short(number: float) -> str:
+    """2500000.0 as 2.5e6, with all its digits."""
+    return f"{Decimal(str(number)).normalize():e}".replace("+", "")
 
 
 def _cost(work: Work, model: PredictorConfig) -> Spent:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from data.claims import sweep
 from data.curriculum import SyntheticDataModule
 from data.index import partial_path
 from doors.building import train_quantizer
@@ -74,10 +74,12 @@ def _train(cfg: DictConfig, data: SyntheticDataModule, path: Path, told: dict[st
     # As many steps of every stage as the quantizer takes: what it sees then does not depend on
     # the run's budget.
     kinds = [replace(stage, steps=cfg.quantizer_steps) for stage in data.stages]
-    scenes = SyntheticDataModule(kinds, data.seed, data.num_workers, data.val_batches, data.textures)
+    scenes = SyntheticDataModule(
+        kinds, data.seed, data.num_workers, data.val_batches, data.textures
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep([path.parent])  # what a process that was killed has left
     partial = partial_path(path)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
     quantizer = instantiate(cfg.model.quantizer, _convert_="object")
     quantizer = train_quantizer(alone, quantizer, scenes, partial)
     save(quantizer, partial, {"made_from": told} | provenance(cfg.seed))

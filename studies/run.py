@@ -1,4 +1,4 @@
-"""One run of a study: trained once whoever else is at work, on its seed's quantizer, then graded."""
+"""One run of a study: trained once, whoever else is at work, on its seed's quantizer; graded."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from doors.ranks import rank_or_any
 from doors.run_folder import has_checkpoint
 from studies.card import CARD
 from studies.claimed import claimed
-from studies.final import Final, last_step, write_card
+from studies.final import last_step, write_card
 from studies.quantizers import shared_quantizer
 
 log = logging.getLogger("train")

@@ -1,4 +1,4 @@
-"""experiment=scaling through the door: runs end in cards, go on where they stopped, are not doubled."""
+"""experiment=scaling through the door: runs end in cards, go on after a stop, are not doubled."""
 
 import json
 import os
@@ -44,11 +44,11 @@ TINY = (
 )
 
 
-def study(runs: Path, *words: str) -> subprocess.Popen:
+def study(runs: Path, *words: str, mode: tuple[str, ...] = ("-m",)) -> subprocess.Popen:
     """A study of tiny runs below ``runs``, started; the last of two values of a key counts."""
     last = {word.partition("=")[0]: word for word in (*TINY, *words)}
     env = os.environ | {"OMP_NUM_THREADS": "1", "LRAS_RUNS": str(runs)}
-    command = [sys.executable, "train.py", "-m", *last.values()]
+    command = [sys.executable, "train.py", *mode, *last.values()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=env, **pipes)
 
@@ -135,11 +135,28 @@ def test_two_processes_at_once_train_every_run_once_and_one_quantizer(tmp_path):
 
 @pytest.mark.slow
 def test_equal_flops_give_a_larger_model_fewer_tokens(tmp_path):
-    words = ("scaling.tokens=null", "scaling.flops=6e9", "model=d64x3,d96x3")
-    ended(study(tmp_path, *words))
+    words = ("scaling.tokens=null", "scaling.flops=1.5e10", "model=d64x3,d96x3")
+    ended(study(tmp_path, *words, mode=()))  # the experiment says itself that it is a sweep
     small, large = cards(tmp_path).values()
     assert small.tokens > 1.5 * large.tokens
-    assert small.flops == pytest.approx(6e9, rel=0.05) == large.flops
+    assert small.flops == pytest.approx(1.5e10, rel=0.05) == large.flops
+
+
+@pytest.mark.slow
+def test_one_run_may_take_several_processes(tmp_path):
+    words = ("hydra.mode=RUN", "trainer=ddp_cpu", "trainer.devices=2")
+    ended(study(tmp_path, *words, mode=()))
+    (card,) = cards(tmp_path).values()
+    assert card.steps == 27 and card.tokens == 15 * 216 + 12 * 384
+    assert goes(tmp_path / "scaling" / "d64x3-8e3tokens-seed0") == [0]
+
+
+@pytest.mark.slow
+def test_jobs_of_a_launcher_run_side_by_side_on_one_quantizer(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    ended(study(tmp_path, "hydra/launcher=local", "model=d64x3,d96x3"))
+    assert len(cards(tmp_path)) == 2
+    assert len(list((tmp_path / "scaling" / "quantizers").iterdir())) == 1
 
 
 @pytest.mark.slow
