@@ -32,6 +32,7 @@ from doors.stopping import TimeLimit, seconds_of
 from doors.training_note import training_note
 from lras.checkpoint import save
 from lras.sharding import gathered
+from studies.run import study_run
 from tracing.benchmarks.provenance import provenance
 
 log = logging.getLogger("train")
@@ -108,7 +109,10 @@ def main(cfg: DictConfig) -> None:
             shutil.rmtree(out)  # nothing was trained: leave nothing behind
 
     with one_sentence(tidy), one_of_many():
-        train(cfg, out)
+        if cfg.study:
+            study_run(cfg, out, train)
+        else:
+            train(cfg, out)
     if cfg.dry_run:
         tidy()
 

@@ -92,6 +92,13 @@ def _build_quantizer(
             f"data.root={cfg.data.root} holds codes, from which no quantizer can be trained; name "
             f"the run whose encoder made them: quantizer=RUN."
         )
+    return train_quantizer(cfg, quantizer, data, out)
+
+
+def train_quantizer(
+    cfg: DictConfig, quantizer: Quantizer, data: L.LightningDataModule, out: Path
+) -> Quantizer:
+    """``quantizer`` after ``quantizer_steps`` on ``data``; Lightning's own files go to ``out``."""
     module = QuantizerModule(quantizer, seed=cfg.seed, lpips=cfg.quantizer_lpips)
     trainer = instantiate(
         cfg.trainer,
