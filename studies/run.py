@@ -35,7 +35,7 @@ def study_run(cfg: DictConfig, out: Path, train: Train) -> None:
     if cfg.dry_run:
         train(cfg, out)
         return
-    _check_processes(cfg)
+    check_processes(cfg)
     data = instantiate(cfg.data, _convert_="object")  # a wrong budget is told before all else
     if (out / CARD).is_file():
         log.info("%s is finished: %s is there.", out, CARD)
@@ -71,7 +71,7 @@ def _leave_alone(cfg: DictConfig, out: Path) -> None:
     log.info("%s is being trained by another process: left to it.", out)
 
 
-def _check_processes(cfg: DictConfig) -> None:
+def check_processes(cfg: DictConfig) -> None:
     """Lightning starts its processes with the whole sweep's command, not with one run's."""
     own = {"RANK", "SLURM_PROCID"} & os.environ.keys()
     if num_processes(cfg) > 1 and not own and HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 from lras.checkpoint import load
 from studies.card import CARD, Card
+from studies.run import check_processes
 from tests.distributed_runs import ROOT
 from tests.tiny_model import states_equal
 
@@ -55,9 +59,17 @@ def study(runs: Path, *words: str, mode: tuple[str, ...] = ("-m",)) -> subproces
 
 def ended(process: subprocess.Popen) -> str:
     """What a study said until it ended well."""
-    said = process.communicate(timeout=280)[0]
+    said = heard(process)
     assert process.returncode == 0, said
     return said
+
+
+def heard(process: subprocess.Popen) -> str:
+    """What a study said until it ended; one that does not is ended here."""
+    try:
+        return process.communicate(timeout=280)[0]
+    finally:
+        process.kill()
 
 
 def cards(runs: Path) -> dict[str, Card]:
@@ -104,7 +116,7 @@ def test_an_interrupted_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_pat
     told = {"_target_": "tests.interruptions.SignalAt", "step": 8, "rank": 0, "name": "SIGUSR2"}
     stop = [f"+callbacks.signal.{name}={value}" for name, value in told.items()]
     stopped = study(tmp_path, *stop)
-    said = stopped.communicate(timeout=280)[0]
+    said = heard(stopped)
     run = tmp_path / "scaling" / "d64x3-8e3tokens-seed0"
     assert stopped.returncode == 75 and not (run / CARD).exists(), said
     ended(study(tmp_path))
@@ -160,16 +172,31 @@ def test_jobs_of_a_launcher_run_side_by_side_on_one_quantizer(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_study_that_cannot_be_is_told_in_a_sentence_and_leaves_no_run(tmp_path):
+    process = study(tmp_path, "scaling.flops=1e12")
+    told = heard(process)
+    assert process.returncode == 1 and "expected exactly one positive budget" in told
+    assert "Traceback" not in told and not list((tmp_path / "scaling").glob("d64x3*"))
+
+
 @pytest.mark.parametrize(
-    "words, said",
+    "words, own, refused",
     [
-        (("scaling.flops=1e12",), "expected exactly one positive budget"),
-        (("scaling.tokens=500",), "fewer than 10"),
-        (("trainer=ddp_cpu", "trainer.devices=2"), "cannot start processes of its own"),
+        (["trainer=ddp_cpu"], {}, True),
+        (["trainer=ddp_cpu", "trainer.devices=1"], {}, False),
+        (["trainer=ddp_cpu", "hydra.mode=RUN"], {}, False),
+        (["trainer=ddp_cpu"], {"RANK": "0"}, False),  # of torchrun
+        (["trainer=ddp_cpu"], {"SLURM_PROCID": "0"}, False),
     ],
 )
-def test_a_study_that_cannot_be_is_told_in_a_sentence_and_leaves_nothing(tmp_path, words, said):
-    process = study(tmp_path, *words)
-    told = process.communicate(timeout=120)[0]
-    assert process.returncode == 1 and said in told and "Traceback" not in told
-    assert not list((tmp_path / "scaling").glob("d64x3*"))
+def test_a_sweep_may_not_start_processes_of_its_own_for_a_run(words, own, refused, monkeypatch):
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("train", ["experiment=scaling", *words], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    expected = pytest.raises(ValueError, match="one run a command") if refused else nullcontext()
+    with expected:
+        check_processes(cfg)
