@@ -1,0 +1,1 @@
+"""Studies: many runs that differ in one thing, each ended by the same evaluation and card."""
