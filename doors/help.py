@@ -21,8 +21,10 @@ def door_help(door: str) -> str:
     parts = [
         ast.get_docstring(ast.parse((ROOT / f"{door}.py").read_text())),
         "EXAMPLES\n" + _indent("\n".join(_opening(text))),
-        "GROUPS, group=choice; the default is in [brackets]\n" + _indent(_choices(groups)),
     ]
+    if groups:
+        choices = _indent(_choices(groups))
+        parts.append("GROUPS, group=choice; the default is in [brackets]\n" + choices)
     if "experiment" in groups:
         parts.append("EXPERIMENTS, experiment=name\n" + _indent(_experiments()))
     parts.append("KEYS, key=value; all of them: --cfg job\n" + _indent(_keys(text)))
