@@ -130,7 +130,7 @@ def budget_of(tokens: float | None, flops: float | None) -> dict[str, float]:
     return given
 
 
-def study_name(size: str, tokens: float | None, flops: float | None, seed: int) -> str:
+def study_name(size: str, tokens: float | int | None, flops: float | int | None, seed: int) -> str:
     """The folder of one run in its study; budgets that contradict each other are told elsewhere.
 
     >>> study_name("d64x3", 2500000.0, None, 0), study_name("d64x3", None, 1e13, 3)
@@ -142,7 +142,7 @@ def study_name(size: str, tokens: float | None, flops: float | None, seed: int) 
     )
 
 
-def _short(number: float) -> str:
+def _short(number: float | int) -> str:
     """2500000.0 as 2.5e6, with all its digits."""
     return f"{Decimal(str(number)).normalize():e}".replace("+", "")
 

@@ -139,7 +139,7 @@ def asked_flops(run: Run) -> float:
     return run.card.budget.get("flops", run.card.flops)
 
 
-def short(amount: float) -> str:
+def short(amount: float | int) -> str:
     """A large number in three digits: 1.32M, 5M, 1.5B."""
     for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if amount >= unit:

@@ -187,7 +187,7 @@ def curve_of(
     return tuple(points)
 
 
-def curve_sets(point: Mapping[str, float]) -> dict[str, CurveFigures]:
+def curve_sets(point: Mapping[str, float | int]) -> dict[str, CurveFigures]:
     """The sets of one probe that could be traced."""
     names = [key.split("/")[1] for key in point if key.endswith("/epe")]
     return {

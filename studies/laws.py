@@ -4,6 +4,7 @@ One axis (parameters, tokens or FLOPs) or two at once: L(N, D) = E + A N^-alpha 
 """
 
 from dataclasses import dataclass, field
+from typing import SupportsFloat
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -119,7 +120,7 @@ def fit_law(
     )
 
 
-def estimate(value: float, draws: Float64[np.ndarray, " draws"]) -> Estimate:
+def estimate(value: SupportsFloat, draws: Float64[np.ndarray, " draws"]) -> Estimate:
     """A value with the percentile interval of its resamples, widened to hold the value itself."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))
@@ -192,7 +193,7 @@ def _labels(values: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _or_zero(floor: np.ndarray, lowest: float) -> np.ndarray:
+def _or_zero(floor: np.ndarray | np.floating, lowest: float) -> np.ndarray:
     """The search knows floors by their logarithm only, so that none is a very low one."""
     return np.where(floor < NO_FLOOR * lowest, 0.0, floor)
 
@@ -202,7 +203,7 @@ def _scale(
 ) -> Estimate:
     """a of a x^-b; inside the fit x is measured from its geometric mean."""
 
-    def of(params: np.ndarray) -> np.ndarray:
+    def of(params: np.ndarray) -> np.ndarray | np.floating:
         return np.exp(params[..., 1 + axis] + params[..., 1 + axes + axis] * center[axis])
 
     return estimate(of(fitted), of(draws))

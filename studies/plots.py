@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -214,8 +215,8 @@ def _runs(
 def _points(
     axes: Axes,
     runs: Sequence[Run],
-    x: Sequence[float],
-    y: Sequence[float],
+    x: Sequence[float | int],
+    y: Sequence[float | int],
     color: str,
     marker: str,
     link: Link,
@@ -321,7 +322,10 @@ def _size_colors(study: Study) -> dict[str, str]:
 def _spread(names: Sequence[str]) -> dict[str, str]:
     """Shades of viridis in their order, without its palest."""
     shades = np.linspace(0, 0.85, max(2, len(names)))
-    return {name: colormaps["viridis"](shade) for name, shade in zip(names, shades, strict=False)}
+    return {
+        name: to_hex(colormaps["viridis"](shade))
+        for name, shade in zip(names, shades, strict=False)
+    }
 
 
 def _budget_colors(study: Study) -> dict[str, str]:

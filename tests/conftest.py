@@ -8,7 +8,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Must stand before the first import of ours: modules are instrumented as they are imported.
-install_import_hook(["lras", "tracing", "data"], "beartype.beartype")
+install_import_hook(["lras", "tracing", "data", "studies"], "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parents[1]
 

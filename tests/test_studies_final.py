@@ -32,6 +32,7 @@ FINAL = Final(
 class Knowing:
     """Answers with where every point went, in every other pair with it and ``off``."""
 
+    name, needs_model = "knowing", False
     model = SimpleNamespace(patch_px=4, code_px=4)
 
     def __init__(self, pairs: ProbeSet, off: tuple[float, float] = (0.0, 0.0)) -> None:
