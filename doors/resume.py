@@ -148,6 +148,17 @@ def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, An
 
 def _agreeing(cfg: DictConfig, out: Path) -> Path:
     """The checkpoint in ``out``, after a look at what its run was configured as."""
+    check_same_run(cfg, out)
+    return undamaged(out)
+
+
+def check_same_run(cfg: DictConfig, out: Path) -> None:
+    """Whether ``cfg`` would train what the run in ``out`` was trained as.
+
+    Raises:
+        FileNotFoundError: nobody noted that run's config.
+        ValueError: something that decides the weights differs.
+    """
     if not (out / CONFIG).is_file():
         raise FileNotFoundError(
             f"{out} has a checkpoint but no {CONFIG}, so nobody can say whether this config is its "
@@ -174,7 +185,6 @@ def _agreeing(cfg: DictConfig, out: Path) -> Path:
             steps_then,
             steps_now,
         )
-    return undamaged(out)
 
 
 def _is_free(key: str, cfg: DictConfig) -> bool:

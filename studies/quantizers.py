@@ -34,20 +34,24 @@ def shared_quantizer(cfg: DictConfig, data: SyntheticDataModule, study: Path) ->
     It is the same whatever the budget, the size, the machine's number of processes and the order of
     the runs: one process trains it on its own, and all others wait.
     """
-    told = what_decides(cfg, data)
-    name = f"seed{cfg.seed}-{sha256(json.dumps(told, sort_keys=True, default=str))[:8]}"
-    path = study / "quantizers" / name
+    path = quantizer_path(cfg, data, study)
     while not is_export(path):
         if rank_or_any():
             time.sleep(LOOK_EVERY_S)
             continue
-        with claimed(study / ".claims" / f"quantizer-{name}") as ours:
+        with claimed(study / ".claims" / f"quantizer-{path.name}") as ours:
             if ours and not is_export(path):
-                _train(cfg, data, path, told)
+                _train(cfg, data, path)
         if not ours:
             time.sleep(LOOK_EVERY_S)
     log.info("quantizer %s: %s", load_quantizer(path).fingerprint(), path)
     return path
+
+
+def quantizer_path(cfg: DictConfig, data: SyntheticDataModule, study: Path) -> Path:
+    """Where it is, or will be: named by all that its weights follow from."""
+    told = json.dumps(what_decides(cfg, data), sort_keys=True, default=str)
+    return study / "quantizers" / f"seed{cfg.seed}-{sha256(told)[:8]}"
 
 
 def what_decides(cfg: DictConfig, data: SyntheticDataModule) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def what_decides(cfg: DictConfig, data: SyntheticDataModule) -> dict[str, Any]:
     }
 
 
-def _train(cfg: DictConfig, data: SyntheticDataModule, path: Path, told: dict[str, Any]) -> None:
+def _train(cfg: DictConfig, data: SyntheticDataModule, path: Path) -> None:
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
     L.seed_everything(cfg.seed, verbose=False)
     alone = cfg.copy()
@@ -82,5 +86,5 @@ def _train(cfg: DictConfig, data: SyntheticDataModule, path: Path, told: dict[st
     partial = partial_path(path)
     quantizer = instantiate(cfg.model.quantizer, _convert_="object")
     quantizer = train_quantizer(alone, quantizer, scenes, partial)
-    save(quantizer, partial, {"made_from": told} | provenance(cfg.seed))
+    save(quantizer, partial, {"made_from": what_decides(cfg, data)} | provenance(cfg.seed))
     partial.replace(path)

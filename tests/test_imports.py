@@ -54,7 +54,7 @@ def test_imports_point_one_way(package):
 
 @pytest.mark.parametrize("package", MAY_USE)
 def test_packages_import_neither_doors_nor_tests(package):
-    doors = {"train", "eval", "scaling", "app", "tests", "benchmarks"}
+    doors = {"train", "eval", "scaling", "app", "studies", "tests", "benchmarks"}
     broken = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in python_files(package)

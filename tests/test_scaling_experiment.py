@@ -110,6 +110,13 @@ def test_a_study_trains_every_run_on_its_seeds_quantizer_and_does_nothing_twice(
     assert Card.read(lost / CARD) == large
     assert "d64x3-8e3tokens-seed0 is finished" in said and "there is nothing to do" in said
 
+    # Moved elsewhere it is the same study; with other scenes it is not.
+    tmp_path = tmp_path.rename(tmp_path.with_name("moved"))
+    assert "d64x3-8e3tokens-seed0 is finished" in ended(study(tmp_path))
+    other = study(tmp_path, "data.stages.0.scene.roughest=1.0")
+    assert "trained with another config" in heard(other) and other.returncode == 1
+    assert len(cards(tmp_path)) == 2
+
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):

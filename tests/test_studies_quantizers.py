@@ -36,9 +36,9 @@ def trainings(monkeypatch) -> list[Path]:
     """Every quantizer that was trained, in their order."""
     done, train = [], studies.quantizers._train
 
-    def noted(cfg, data, path, told):
+    def noted(cfg, data, path):
         done.append(path)
-        train(cfg, data, path, told)
+        train(cfg, data, path)
 
     monkeypatch.setattr(studies.quantizers, "_train", noted)
     return done
