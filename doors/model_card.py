@@ -109,12 +109,12 @@ def _scores(name: str, measured: Mapping | None) -> str:
         cells = [_score(best, each) for each in SHOWN]
         rows.append([f"{label}: {found['points']} points", *cells, f"{found['floor_px']:.2f}"])
     table = _table(["EPE, px", *SHOWN.values(), "read-out floor"], rows)
-    how = "; ".join(f"{label}: {found['protocol']}" for label, found in sets.items())
+    how = "\n".join(f"- {label}: {found['protocol']}" for label, found in sets.items())
     seeds = ", ".join(map(str, measured["seeds"]))
     about = f"{command}, commit {measured['git_sha']}, {_machine(measured['machine'])}; one trained"
     about += f" model, evaluation\nseed {seeds}. [95 % interval]: whole frame pairs or videos are "
     about += "drawn. Paired differences and controls:"
-    return f"{about}\n`benchmarks/results/reference_{name}.json`.\n\n{table}\n\n{how}."
+    return f"{about}\n`benchmarks/results/reference_{name}.json`.\n\n{table}\n\n{how}"
 
 
 def _short(tracer: str) -> str:

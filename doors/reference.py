@@ -9,7 +9,7 @@ BEST = "lras_nano"  # of those folders
 AUTO = "auto"
 # What ``python eval.py`` without arguments stands for: 64 points that take a minute or two on two
 # cores. They are words like any others, so the command that results.json keeps is the whole of it.
-FIRST_LOOK = ("scene=hard", "num_pairs=16")
+FIRST_LOOK = ("scene=hard", "num_pairs=16", "tracer.cfg.num_masks=4")
 
 
 def chosen_ckpt(ckpt: str | None, tracer: str) -> str | None:

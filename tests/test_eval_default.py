@@ -53,7 +53,9 @@ def test_a_named_checkpoint_is_evaluated_as_before_whatever_the_first_look_does(
 def test_the_first_look_works_offline_in_another_folder_and_leaves_a_table_and_pictures(tmp_path):
     done, _ = first_look(ROOT, tmp_path)  # claims.py reference says how long it takes
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("a first look: python eval.py scene=hard num_pairs=16\n")
+    assert done.stdout.startswith(
+        "a first look: python eval.py scene=hard num_pairs=16 tracer.cfg.num_masks=4\n"
+    )
     rows = re.findall(r"^(\w+) +(\d+\.\d+) ", done.stdout, re.M)
     assert {"kl", "rgb", "zero_motion", "dis", "untrained"} <= {name for name, _ in rows}
     errors = {name: float(epe) for name, epe in rows}
@@ -64,5 +66,7 @@ def test_the_first_look_works_offline_in_another_folder_and_leaves_a_table_and_p
     assert pictures and all(path.stat().st_size > 1000 for path in pictures)
     (file,) = [path for path in files if path.name == "results.json"]
     results = json.loads(file.read_text())  # what was not typed stands in it as if it had been
-    assert results["provenance"]["command"].endswith("eval.py scene=hard num_pairs=16")
+    assert results["provenance"]["command"].endswith(
+        "eval.py scene=hard num_pairs=16 tracer.cfg.num_masks=4"
+    )
     assert results["dataset"]["num_points"] == 64
