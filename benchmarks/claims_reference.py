@@ -31,7 +31,7 @@ from doors.reference import BEST
 from tests.offline_door import first_look, written
 
 NANO, MICRO = f"reference_{BEST}.json", "reference_lras_micro.json"
-STUDY = ROOT / "docs" / "scaling" / "study.csv"
+STUDY = ROOT / "docs" / "scaling" / "runs.csv"
 LAWS = ROOT / "tests" / "test_studies_laws.py"
 COMMANDS = {
     NANO: f"python benchmarks/measure_reference.py {BEST}",

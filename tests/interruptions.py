@@ -3,6 +3,8 @@
 import builtins
 import os
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,7 +21,10 @@ class StopAt(L.Callback):
 
 
 class FailAt(L.Callback):
-    """Raises ``error`` on one rank, in the middle of a step; "KILL" kills the process instead."""
+    """Raises ``error`` on one rank, in the middle of a step; "KILL" kills the process instead.
+
+    When that was, by the clock that all processes of a machine share, stands in ``died_at_s``.
+    """
 
     def __init__(self, step: int, rank: int, error: str = "RuntimeError") -> None:
         self.step, self.rank, self.error = step, rank, error
@@ -27,6 +32,7 @@ class FailAt(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         if (trainer.global_step, trainer.global_rank) != (self.step, self.rank):
             return
+        (Path(trainer.default_root_dir) / "died_at_s").write_text(str(time.monotonic()))
         if self.error == "KILL":
             os.kill(os.getpid(), signal.SIGKILL)
         raise getattr(builtins, self.error)("broken on purpose")

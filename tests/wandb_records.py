@@ -5,16 +5,27 @@ checksum (4 bytes), length (2) and kind (1). wandb 0.31 brings no reader in Pyth
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK, HEADER, FULL, LAST = 32_768, 7, 1, 4
+WAIT_S = 20  # for the end of a run, which wandb may write after ``finish`` has returned
 
 
-def records(path: Path) -> Iterator[Record]:
+def records(path: Path) -> list[Record]:
     """Every whole record of a ``.wandb`` file, in order."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        found = list(_records(path))
+        if any(record.HasField("exit") for record in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
+def _records(path: Path) -> Iterator[Record]:
     content, place, collected = path.read_bytes(), HEADER, b""
     assert content[:4] == b":W&B", f"{path} is not a W&B run file"
     while place + HEADER <= len(content):
@@ -23,6 +34,8 @@ def records(path: Path) -> Iterator[Record]:
             continue
         length = int.from_bytes(content[place + 4 : place + 6], "little")
         kind = content[place + 6]
+        if place + HEADER + length > len(content):
+            return  # it is being written
         collected += content[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in (FULL, LAST):
