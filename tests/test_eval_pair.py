@@ -204,14 +204,8 @@ def test_a_baseline_needs_no_checkpoint(images, tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_on_the_command_line_is_one_sentence_and_leaves_nothing(images, tmp_path):
-    command = [
-        sys.executable,
-        "eval.py",
-        "task=pair",
-        "ckpt=null",
-        f"hydra.run.dir={tmp_path / 'out'}",
-    ]
-    command += [f"task.frame0={images[0]}", f"task.frame1={images[1]}"]
+    command = [sys.executable, "eval.py", "task=pair", f"hydra.run.dir={tmp_path / 'out'}"]
+    command += ["ckpt=null", f"task.frame0={images[0]}", f"task.frame1={images[1]}"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     failed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1
