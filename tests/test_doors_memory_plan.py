@@ -78,6 +78,16 @@ def test_recomputing_more_takes_less_and_longer_sequences_take_more():
     assert memory_plan(cfg, NANO, 8).activations > 1.8 * peaks[2]
 
 
+def test_gradients_of_accumulated_batches_live_through_the_backward_pass():
+    words = ("experiment=lras_nano", "model.predictor.cfg.dim=512", "loss.impl=naive")
+    cfg = composed(*words, "+trainer.accumulate_grad_batches=1")
+    small = Work(**(vars(NANO) | {"size": 8}))  # so that gradients count for more than activations
+    one = memory_plan(cfg, small, 1)
+    cfg.trainer.accumulate_grad_batches = 2
+    two = memory_plan(cfg, small, 1)
+    assert two.peak > one.peak and two.gradients == one.gradients
+
+
 def test_logits_are_planned_in_chunks_unless_they_are_held_whole():
     cfg = composed("experiment=lras_nano", "+loss.chunk_elements=10000")
     rows = 4 * 32
