@@ -21,7 +21,7 @@ from doors.batch_size import set_batch_sizes
 from doors.branching import BRANCH, branch_of, kept_branch
 from doors.building import build_data, build_module
 from doors.checkpoints import CheckedCheckpointIO, LastCheckpoint
-from doors.dry_run import dry_run
+from doors.dry_run import dry_run, memory_line
 from doors.loggers import log_config, log_final
 from doors.random_state import RandomState
 from doors.ranks import one_of_many, rank_or_any, speak_for_rank
@@ -71,6 +71,8 @@ def train(cfg: DictConfig, out: Path) -> None:
         write_record(cfg, out, origin, before)
         if branch:
             branch.keep(out)
+        if not last and (said := memory_line(cfg, data, steps)):
+            log.info(said)
     module = build_module(cfg, data, out, last, branch)
     trainer = instantiate(
         cfg.trainer,

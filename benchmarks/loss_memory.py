@@ -3,6 +3,7 @@
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.memory_truth import allocated_peak
 from lras.loss import LossConfig, content_cross_entropy
 
 
@@ -18,9 +19,4 @@ def loss_peak(cfg: LossConfig, rows: int, vocab: int, dim: int) -> tuple[int, fl
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         loss = content_cross_entropy(hidden, weight, targets, cfg).mean()
         loss.backward()
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak, loss.item()
+    return allocated_peak(seen), loss.item()

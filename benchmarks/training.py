@@ -1,9 +1,10 @@
 """What a training step costs: time against a bare loop, memory of the loss, the plan's error.
 
     python benchmarks/training.py --quick --json benchmarks/results/training.json
+    python benchmarks/training.py --device cuda         promised sizes on a GPU: training_cuda.py
 
-``--quick`` takes a narrower head and fewer pairs of steps. ``claims_speed.py`` says what the result
-file holds.
+``--quick`` takes a narrower head and fewer steps. ``claims_speed.py`` says what the result files
+hold.
 """
 
 import argparse
@@ -12,60 +13,73 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from anywhere
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
-from benchmarks.bare_loop import beside_bare
+from benchmarks.bare_loop import WARM_UP, beside_bare, compared
 from benchmarks.loss_memory import loss_peak
 from benchmarks.memory_truth import true_peak
-from benchmarks.result_file import ROOT, write_result
+from benchmarks.result_file import RESULTS, write_result
+from benchmarks.shipped import configured, noise_batch
+from benchmarks.timed_steps import with_scenes
+from benchmarks.training_cuda import SIZES, on_cuda
+from doors.batch_size import Group, planned_bytes
 from doors.estimate import Work
-from doors.memory_plan import memory_plan
 from lras.bottleneck import LFQ
 from lras.loss import LossConfig, has_native
 from tests.reference.slow_entropy import full_entropies
 
-# (side px, pairs, share of frame 1): stages of experiment=lras_nano
-STAGES = {"20 px": (20, 64, 1.0), "32 px": (32, 32, 1.0), "64 px": (64, 20, 0.4)}
+CUDA = "speed_cuda.json"
+# By name: which stage of experiment=lras_nano; that of 32 px whose scenes take longest to draw.
+STAGES = {"20 px": 0, "32 px": 3, "64 px": 4}
+QUICK_PAIRS, PAIRS = 24, 60
 ROWS, VOCAB, DIM, QUICK_DIM = 8192, 67_584, 768, 128
-PLANS = {
+MODELS = {
     "nano": ("experiment=lras_nano", "trainer.precision=32-true"),
     "nano, bf16, recompute=block": ("experiment=lras_nano", "schedule.recompute=block"),
-    "micro, AdamW": ("experiment=lras_micro", "trainer=cpu", "optimizer=adamw"),
+    "nano, bf16, loss in chunks": ("experiment=lras_nano", "+loss.chunk_elements=20000"),
+    "micro, AdamW": ("experiment=lras_micro", "optimizer=adamw"),
+    "micro, recompute=block": ("experiment=lras_micro", "schedule.recompute=block"),
 }
+VARIANTS = {
+    "plain": (),
+    "accumulated": ("+trainer.accumulate_grad_batches=2",),
+    "averaged": ("callbacks=[ema,default]",),
+}
+WEIGHED = Work(steps=1, batch=4, size=64, share=0.5, stage=None)
 
 
 def steps(pairs: int) -> dict:
-    """Our step over a bare loop's: median of the ratios and its bootstrap interval, by stage."""
+    """By stage: our step over a bare loop's on one batch, and tokens/s of training on scenes."""
     found = {}
-    for name, (side, batch, share) in STAGES.items():
+    for name, index in STAGES.items():
         with tempfile.TemporaryDirectory() as folder:
-            ours, bare = beside_bare(side, batch, share, pairs, folder)
-        ratios = torch.tensor([a / b for a, b in zip(ours, bare, strict=True)])
-        patches = (side // 4) ** 2
-        tokens = batch * (patches + 2 * max(1, round(share * patches)))
-        found[name] = {
-            "ratio": ratios.median().item(),
-            "ratio_ci95": median_interval(ratios),
-            "pairs": len(ratios),
-            "our_ms": 1e3 * statistics.median(ours),
-            "bare_ms": 1e3 * statistics.median(bare),
+            cfg = one_stage(Path(folder), index)
+            (stage,) = cfg.data.stages
+            batch = noise_batch(stage.batch, stage.scene.size, stage.get("frame1_share", 1.0))
+            ours, bare = beside_bare(cfg, batch, pairs, Path(folder))
+        with tempfile.TemporaryDirectory() as folder:
+            span = with_scenes(one_stage(Path(folder), index), Path(folder), WARM_UP, pairs)
+        tokens = span.tokens / pairs
+        found[name] = compared(ours, bare) | {
+            "tokens_per_s_with_scenes": span.tokens / span.seconds,
             "tokens_per_s": tokens / statistics.median(ours),
         }
         print(name, found[name], file=sys.stderr, flush=True)
     return found
 
 
-def median_interval(values: torch.Tensor, draws: int = 2000) -> list[float]:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(len(values), (draws, len(values)), generator=generator)
-    medians = values[rows].median(1).values
-    return [medians.quantile(q).item() for q in (0.025, 0.975)]
+def one_stage(folder: Path, index: int) -> DictConfig:
+    """lras_nano's training with one of its stages alone."""
+    cfg = configured(folder, "experiment=lras_nano")
+    cfg.data.stages = [cfg.data.stages[index]]
+    return cfg
 
 
 def losses(dim: int) -> dict:
@@ -103,34 +117,46 @@ def entropies() -> dict:
     return found
 
 
-def plans() -> dict:
-    """The planned peak against torch's tracker on two true steps, on a CPU."""
+def memory() -> dict:
+    """The planned peak against what torch's CPU allocator handed out in two real steps."""
     found = {}
-    for name, words in PLANS.items():
-        with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-            cfg = compose("train", list(words))
-        work = Work(steps=1, batch=4, size=64, share=0.5, stage=None)
-        planned, true = memory_plan(cfg, work, 4).peak, true_peak(cfg, work, 4)
-        found[name] = {"planned_gb": planned / 1e9, "true_gb": true / 1e9}
-        found[name]["error"] = abs(planned / true - 1)
-        print(name, found[name], file=sys.stderr, flush=True)
+    for name, words in MODELS.items():
+        for variant, more in VARIANTS.items():
+            own = found[f"{name}, {variant}"] = planned_and_true(*words, "trainer=cpu", *more)
+            print(name, variant, own, file=sys.stderr, flush=True)
     return found
+
+
+def planned_and_true(*words: str) -> dict:
+    aside = "schedule.compile=false", "callbacks.probe=null", "callbacks.progress=null"
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = configured(Path(folder), *words, *aside)
+        batch = noise_batch(WEIGHED.batch, WEIGHED.size, WEIGHED.share)
+        true = true_peak(cfg, batch, Path(folder))
+    group = Group.of(cfg)
+    work = replace(WEIGHED, batch=WEIGHED.batch * group.parts)
+    planned = planned_bytes(cfg, work, WEIGHED.batch, group)
+    return {"planned_gb": planned / 1e9, "true_gb": true / 1e9, "error": planned / true - 1}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="narrower head, fewer pairs of steps")
+    parser.add_argument("--quick", action="store_true", help="narrower head, fewer steps")
     parser.add_argument("--json", type=Path, help="result file to write")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="of cuda")
     options = parser.parse_args()
+    if options.device == "cuda":
+        return on_cuda(options.json or RESULTS / CUDA, options.quick, options.sizes)
     torch.set_num_threads(options.threads)
     start = time.monotonic()
     figures = {
         "threads": options.threads,
         "quick": options.quick,
-        "plans": plans(),
+        "memory": memory(),
         "entropies": entropies(),
-        "steps": steps(24 if options.quick else 60),
+        "steps": steps(QUICK_PAIRS if options.quick else PAIRS),
         "loss": losses(QUICK_DIM if options.quick else DIM),
     }
     figures["minutes"] = round((time.monotonic() - start) / 60, 2)

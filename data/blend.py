@@ -118,7 +118,9 @@ class ScenesAndClips(SyntheticDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             multiprocessing_context="spawn" if self.num_workers else None,
-            generator=torch.Generator(),  # see SyntheticDataModule
+            # See SyntheticDataModule.
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
         )
 
 

@@ -254,6 +254,7 @@ class SyntheticDataModule(L.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             multiprocessing_context="spawn" if self.num_workers else None,
+            pin_memory=torch.cuda.is_available(),  # or a copy to the GPU would make the host wait
             generator=torch.Generator(),  # or a resumed run would draw one seed more than another
         )
 
@@ -261,7 +262,8 @@ class SyntheticDataModule(L.LightningDataModule):
         last, (world, _) = self.stages[-1], self._world_and_parts()
         rank = self.trainer.global_rank if self.trainer else 0
         scenes = HeldOutScenes(last.scene, self.val_batches, last.batch, self.seed, rank, world)
-        return DataLoader(scenes, batch_size=None, generator=torch.Generator())
+        pinned = torch.cuda.is_available()
+        return DataLoader(scenes, batch_size=None, pin_memory=pinned, generator=torch.Generator())
 
     test_dataloader = val_dataloader
 

@@ -219,6 +219,7 @@ class ClipDataModule(LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             multiprocessing_context=context,
+            pin_memory=torch.cuda.is_available(),  # or a copy to the GPU would make the host wait
             # Every pass draws a seed for its workers; of torch's own random numbers it would be
             # one more for a run that was stopped.
             generator=torch.Generator(),

@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from doors.estimate import Work, num_processes, timed
-from doors.memory_plan import MAX_BATCH, device_bytes, memory_plan
+from doors.memory_plan import MAX_BATCH, MemoryPlan, device_bytes, memory_plan
 from doors.ranks import least_of_all, rank_or_any
 from doors.resume import CONFIG
 from doors.run_folder import has_checkpoint
@@ -120,15 +120,25 @@ def largest_power(peak: Callable[[int], int], budget: int, most: int) -> int:
 
 def planned_bytes(cfg: DictConfig, work: Work, pairs: int, group: Group) -> int:
     """The memory plan of one process, with what the strategy and averaged weights add to it."""
-    plan = memory_plan(cfg, work, pairs)
-    averaged = plan.gradients if cfg.callbacks.get("ema") else 0  # as many weights as gradients
+    return sum(planned_parts(cfg, memory_plan(cfg, work, pairs), group).values())
+
+
+def planned_parts(cfg: DictConfig, plan: MemoryPlan, group: Group) -> dict[str, int]:
+    """``planned_bytes`` by what takes them."""
+    sizes = {"weights": plan.weights, "gradients": plan.gradients}
+    sizes["optimizer states"], averaged = plan.optimizer, plan.weights
     if is_fsdp(cfg):
         with torch.device("meta"):
             predictor = instantiate(cfg.model.predictor, _convert_="object")
         share = share_of(predictor, plan.optimizer, plan.activations, group.world)
-        return share.total + averaged // group.world
-    buckets = plan.gradients if group.world > 1 else 0  # in which DDP averages gradients
-    return plan.peak + buckets + averaged
+        sizes = {"weights": share.weights, "gradients": share.gradients}
+        sizes |= {"optimizer states": share.states, "gathered at a time": share.gathered}
+        averaged //= group.world
+    elif group.world > 1:
+        sizes["buckets in which DDP averages gradients"] = plan.gradients
+    if cfg.callbacks.get("ema"):
+        sizes["averaged weights"] = averaged
+    return sizes | {"activations": plan.activations}
 
 
 def tried(cfg: DictConfig, work: Work, pairs: int, unit: int) -> int:

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.curriculum import check_streams
 from doors.branching import Branch
-from doors.estimate import num_processes
+from doors.checks import check_training
+from doors.estimate import num_processes, work_of
 from doors.init_from import warm_start
 from lras.checkpoint import load, load_quantizer
 from lras.next_frame import NextFrame
@@ -24,7 +25,8 @@ def build_data(cfg: DictConfig) -> tuple[L.LightningDataModule, int]:
     """The data, and the optimizer steps of the predictor on them.
 
     Raises:
-        ValueError: no experiment is named, or steps or processes do not fit the data.
+        ValueError: no experiment is named, steps or processes do not fit the data, or a setting is
+            known to fail once the quantizer is trained.
     """
     if OmegaConf.is_missing(cfg.data, "stages"):
         experiments = Path(__file__).parents[1] / "configs" / "experiment"
@@ -46,6 +48,8 @@ def build_data(cfg: DictConfig) -> tuple[L.LightningDataModule, int]:
     if hasattr(data, "stages"):  # before any process is started
         parts = cfg.trainer.get("accumulate_grad_batches", 1)
         check_streams(data.stages, data.streams, num_processes(cfg), parts)
+    model = instantiate(cfg.model.predictor.cfg, _convert_="object")
+    check_training(cfg, work_of(cfg, data, steps, model), model)
     return data, steps
 
 

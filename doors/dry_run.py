@@ -10,16 +10,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from doors.batch_size import Group, bytes_for_one, planned_bytes, planned_parts
 from doors.estimate import (
     Work,
     count,
+    fullest,
     num_processes,
-    plan_of,
     seconds_per_step,
     timed,
     total_tokens,
+    work_of,
 )
-from doors.memory_plan import HEADROOM, MAX_BATCH, device_bytes, largest_batch, memory_plan
+from doors.memory_plan import (
+    HEADROOM,
+    MAX_BATCH,
+    MemoryPlan,
+    device_bytes,
+    largest_batch,
+    memory_plan,
+)
 from doors.sharded_plan import is_fsdp, sharded_table
 from lras.config import PredictorConfig
 
@@ -33,15 +42,14 @@ def dry_run(cfg: DictConfig, data: Any, steps: int) -> None:
         predictor = instantiate(cfg.model.predictor, _convert_="object")
         quantizer = instantiate(cfg.model.quantizer, _convert_="object")
     world, device = num_processes(cfg), "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
-    parts = cfg.trainer.get("accumulate_grad_batches", 1)
-    plan = plan_of(data, steps, predictor.cfg, world, parts, cfg.sequence.tokens)
+    plan = work_of(cfg, data, steps, predictor.cfg)
     console.print(parameter_table(predictor, quantizer))
-    largest = max(plan, key=lambda work: work.tokens(predictor.cfg) * work.batch)
-    pairs = max(1, largest.batch // (world * parts))
-    console.print(memory_table(cfg, largest, pairs))
+    largest, pairs = fullest(cfg, plan, predictor.cfg)
+    whole = memory_plan(cfg, largest, pairs)
+    title = f"Memory of each process, {pairs} pairs of {largest.size} px at a time, GB"
+    console.print(memory_table(cfg, whole, title))
     console.print(fitting_batch(cfg, largest))
     if is_fsdp(cfg):
-        whole = memory_plan(cfg, largest, pairs)
         console.print(sharded_table(predictor, whole.optimizer, whole.activations))
     seconds = [seconds_per_step(cfg, work, predictor, world, device) for work in plan]
     title = f"Work on {world} process{'es' if world > 1 else ''} ({device})"
@@ -65,24 +73,38 @@ def parameter_table(predictor: nn.Module, quantizer: nn.Module) -> Table:
     return table
 
 
-def memory_table(cfg: DictConfig, work: Work, pairs: int) -> Table:
+def memory_table(cfg: DictConfig, plan: MemoryPlan, title: str) -> Table:
     """Bytes of one process at its fullest, without what the libraries take for themselves."""
-    plan = memory_plan(cfg, work, pairs)
-    table = Table(title=f"Memory of each process, {pairs} pairs of {work.size} px at a time, GB")
+    table = Table(title=title)
     table.add_column("what")
     table.add_column("GB", justify="right")
-    rows = {
-        "weights": plan.weights,
-        "gradients": plan.gradients,
-        "optimizer states": plan.optimizer,
-        f"activations, recompute={cfg.schedule.recompute}": plan.activations,
-        "of them logits at a time": plan.logits,
-    }
-    for name, size in rows.items():
-        table.add_row(name, f"{size / 1e9:.3f}")
+    parts = planned_parts(cfg, plan, Group.of(cfg))
+    for name, size in parts.items():
+        how = f", recompute={cfg.schedule.recompute}" if name == "activations" else ""
+        table.add_row(name + how, f"{size / 1e9:.3f}")
+    table.add_row("of them logits at a time", f"{plan.logits / 1e9:.3f}")
     table.add_section()
-    table.add_row("all", f"{plan.peak / 1e9:.3f}", style="bold")
+    table.add_row("all", f"{sum(parts.values()) / 1e9:.3f}", style="bold")
     return table
+
+
+def memory_line(cfg: DictConfig, data: Any, steps: int) -> str | None:
+    """What a process of this training is planned to take at its fullest; None without its GPU.
+
+    Draws nothing from the global random state.
+    """
+    if device_bytes(cfg.trainer.accelerator) is None:
+        return None
+    group = Group.of(cfg)
+    model = instantiate(cfg.model.predictor.cfg, _convert_="object")
+    work, pairs = fullest(cfg, work_of(cfg, data, steps, model), model)
+    with torch.random.fork_rng(devices=[]):
+        taken = planned_bytes(cfg, work, pairs, group)
+    there = bytes_for_one(cfg, group)
+    return (
+        f"memory: a process is planned to take {taken / 1e9:.3g} GB at most, of {there / 1e9:.3g} "
+        f"GB there is for it (dry_run=true says of what)"
+    )
 
 
 def fitting_batch(cfg: DictConfig, work: Work) -> str:
@@ -91,7 +113,8 @@ def fitting_batch(cfg: DictConfig, work: Work) -> str:
     if there is None:
         return "Largest batch of a process: not known, there is no GPU here."
     budget = int(HEADROOM * there)
-    most = largest_batch(lambda pairs: memory_plan(cfg, work, pairs).peak, budget)
+    group = Group.of(cfg)
+    most = largest_batch(lambda pairs: planned_bytes(cfg, work, pairs, group), budget)
     if cfg.trainer.accelerator == "gpu":
         return (
             f"Largest batch of a process that was tried and fits: {tried(cfg, work, most):,} pairs."

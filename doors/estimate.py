@@ -86,6 +86,19 @@ def plan_of(
     return plan
 
 
+def work_of(cfg: DictConfig, data: Any, steps: int, model: PredictorConfig) -> list[Work]:
+    """``plan_of`` with the processes, accumulated batches and limit of tokens of ``cfg``."""
+    parts = cfg.trainer.get("accumulate_grad_batches", 1)
+    return plan_of(data, steps, model, num_processes(cfg), parts, cfg.sequence.tokens)
+
+
+def fullest(cfg: DictConfig, plan: list[Work], model: PredictorConfig) -> tuple[Work, int]:
+    """The stage with the most tokens, and the pairs that a process takes of it at a time."""
+    work = max(plan, key=lambda work: work.tokens(model) * work.batch)
+    parts = cfg.trainer.get("accumulate_grad_batches", 1)
+    return work, max(1, work.batch // (num_processes(cfg) * parts))
+
+
 def total_tokens(plan: list[Work], model: PredictorConfig) -> int:
     """Tokens of all training sequences of a plan."""
     return sum(work.tokens(model) * work.batch * work.steps for work in plan)

@@ -96,8 +96,9 @@ def seen_impl(impl: str) -> str:
 def peak_of_step(cfg: DictConfig, work: Work, pairs: int, predictor: FramePredictor) -> int:
     """The most bytes that weights, gradients and activations take at a time, by torch's tracker.
 
-    As Lightning goes: forward while the last step's gradients live on, gradients away, backward,
-    clip. Codes are given: making them takes no gradients and less than the blocks do.
+    As Lightning goes: forward while the last step's gradients live on, gradients away (but where
+    batches are accumulated: there they live on and are added to), backward, clip. Codes are given:
+    making them takes no gradients and less than the blocks do.
     """
     for parameter in predictor.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -109,7 +110,7 @@ def peak_of_step(cfg: DictConfig, work: Work, pairs: int, predictor: FramePredic
 
 
 def forward_backward(cfg: DictConfig, work: Work, pairs: int, predictor: FramePredictor) -> None:
-    """A step up to the optimizer's update, on codes that are all 0."""
+    """A step up to the optimizer's update, on codes that are all 0; the last accumulated batch."""
     model, device = predictor.cfg, next(predictor.parameters()).device
     grid, (placed, kept) = work.grid(model), work.patches(model)
     shape = pairs, grid.num_patches, model.codes_per_patch
@@ -117,7 +118,8 @@ def forward_backward(cfg: DictConfig, work: Work, pairs: int, predictor: FramePr
     order = torch.arange(grid.num_patches, device=device).repeat(pairs, 1)
     with autocast_of(cfg, device.type):
         loss = predictor(codes, codes, order[:, :placed], order[:, :kept], grid).mean()
-    predictor.zero_grad()
+    if cfg.trainer.get("accumulate_grad_batches", 1) == 1:
+        predictor.zero_grad()
     loss.backward()
     if cfg.trainer.get("gradient_clip_val"):
         clip_grad_norm_(predictor.parameters(), cfg.trainer.gradient_clip_val)

@@ -33,10 +33,15 @@ class SparingProgressBar(RichProgressBar):
 
 
 class StepClock(Profiler):
-    """Seconds that Lightning spends waiting for data, and in other callbacks' hooks."""
+    """Seconds that Lightning spends waiting for data, and in the hooks of callbacks but ``own``.
 
-    def __init__(self) -> None:
+    subtle: the meters' own hook waits until the device has done the steps that it measures. That
+    is time of training, and of the window that it ends, not of the next one.
+    """
+
+    def __init__(self, own: str = "Meters") -> None:
         super().__init__(dirpath=None, filename=None)
+        self.own = f"[Callback]{own}."
         self.data_s = self.callbacks_s = 0.0
         self.nested = 0  # callbacks are timed as a whole, validation and its callbacks as one
         self._started: dict[str, float] = {}
@@ -46,6 +51,8 @@ class StepClock(Profiler):
 
     def stop(self, action_name: str) -> None:
         spent = time.perf_counter() - self._started.pop(action_name, time.perf_counter())
+        if action_name.startswith(self.own):
+            return
         if action_name.startswith("[Callback]") and not self.nested:
             self.callbacks_s += spent
         elif action_name.endswith("_next") and "train" in action_name:
@@ -59,7 +66,7 @@ class Meters(L.Callback):
     Per process, over the steps since the last figures. Not counted as time: validation, and the
     hooks of callbacks (probes, checkpoints, pictures). ``peak``: dense bfloat16 FLOP/s of the
     device, where its name is not in ``lras.flops.PEAK_FLOPS``. Nothing is asked of the device
-    between two logged steps.
+    between two logged steps but at both ends of a validation.
     """
 
     def __init__(self, peak: float | None = None) -> None:
@@ -73,7 +80,7 @@ class Meters(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Another profiler was asked for: without our clock callbacks count as training.
-        self.clock = StepClock()
+        self.clock = StepClock(self.state_key)
         if isinstance(trainer.profiler, PassThroughProfiler):
             trainer.profiler = self.clock
         if self.peak is None and pl_module.device.type == "cuda":
@@ -82,10 +89,12 @@ class Meters(L.Callback):
         self._reset()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        wait_for(pl_module.device)  # or training that is queued would count as validation
         self.clock.nested += 1
         self._left = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        wait_for(pl_module.device)
         self.clock.nested -= 1
         self.away_s += time.perf_counter() - self._left
 
@@ -113,8 +122,7 @@ class Meters(L.Callback):
         if step == self.logged or step % trainer.log_every_n_steps:
             return  # the first of accumulated batches still sees the step before
         self.logged = step
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
+        wait_for(pl_module.device)
         spent = time.perf_counter() - self.since - self.away_s - self.clock.callbacks_s
         figures = {
             "tokens_per_s": self.tokens / spent,
@@ -138,6 +146,12 @@ class Meters(L.Callback):
         for name in self.flops:
             full = name == "full_square"
             self.flops[name] += pairs * training_flops(cfg, placed, kept, columns, full)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was asked for; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:

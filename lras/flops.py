@@ -5,6 +5,8 @@ turns and the embedding are left out. Attention is counted as it is executed: in
 token meets itself and those before it, half of the square.
 """
 
+import re
+
 from lras.config import PredictorConfig
 
 
@@ -79,28 +81,57 @@ def training_flops(
 
 
 # Dense bfloat16 products with float32 sums, FLOP/s, of the vendor's data sheets and whitepapers
-# (sparse figures halved); the first name found in the device's counts, so longer ones stand first.
+# (sparse figures halved). Whole words of the device's name; of several names the longest counts.
 PEAK_FLOPS = {
+    "B300": 2250e12,
+    "GB300": 2500e12,
+    "B200": 2250e12,
+    "GB200": 2500e12,
+    "H200": 989e12,
+    "H200 NVL": 835e12,
+    "GH200": 989e12,
+    "H100": 989e12,
     "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GB200": 2500e12,
-    "B200": 2250e12,
     "A100": 312e12,
+    "A40": 149.7e12,
+    "A30": 165e12,
+    "A10": 125e12,
     "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX A6000": 154.8e12,
+    "RTX 6000 Ada": 364.2e12,
+    "RTX 3080": 59.5e12,
+    "RTX 3080 Ti": 68.2e12,
     "RTX 3090": 71e12,
+    "RTX 3090 Ti": 80e12,
+    "RTX 4070": 58.3e12,
+    "RTX 4070 Ti": 80.2e12,
+    "RTX 4080": 97.5e12,
+    "RTX 4080 SUPER": 104.4e12,
     "RTX 4090": 165.2e12,
+    "RTX 4090 D": 147.1e12,
+    "RTX 5070": 61.7e12,
+    "RTX 5070 Ti": 87.9e12,
+    "RTX 5080": 112.6e12,
     "RTX 5090": 209.5e12,
 }
+# Words that make another device of a name: not one of these may be left over.
+VARIANTS = {"MIG", "Laptop", "Mobile", "Max-Q", "Ti", "SUPER", "D", "NVL"}
 
 
 def peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s of a GPU by its name; None for one that is not in the table.
 
+    None also for a slice of a GPU (MIG) and for laptops, which are slower than their namesakes.
+
     >>> peak_flops("NVIDIA H200"), peak_flops("NVIDIA H100 PCIe"), peak_flops("a CPU")
     (989000000000000.0, 756000000000000.0, None)
     """
-    if "Laptop" in device_name:  # slower than their namesakes
+    found = [name for name in PEAK_FLOPS if re.search(rf"\b{name}\b", device_name)]
+    if not found:
         return None
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+    name = max(found, key=len)
+    rest = set(device_name.replace(name, "").split())
+    return None if rest & VARIANTS else PEAK_FLOPS[name]

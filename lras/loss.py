@@ -7,6 +7,7 @@ which is used, and ``naive`` is the definition of the others.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 32 * 2**20  # logits held at a time; 128 MB in float32
+FEW_CHUNKS = 4  # whose gradients ``auto`` lets torch add up in half precision
 
 Impl = Literal["auto", "native", "chunked", "naive", "liger"]
 
@@ -25,7 +27,10 @@ class LossConfig:
     """How nats per code and their gradients are computed.
 
     ``auto`` is ``naive`` where the logits are few; else ``native``, torch's own linear cross
-    entropy in chunks, where torch has it; else ``chunked``, with logits computed twice.
+    entropy in chunks, where torch has it; else ``chunked``, with logits computed twice. Under
+    autocast ``native`` adds up the chunks' gradients of the weights in half precision, so that
+    their error grows with the chunks; ``chunked`` adds them up in float32, and is what ``auto``
+    takes there from more than ``FEW_CHUNKS`` on.
     """
 
     impl: Impl = "auto"
@@ -61,9 +66,10 @@ def content_cross_entropy(
         The z penalty: Chowdhery et al. 2022, arXiv:2204.02311, section 5.
     """
     cfg = cfg or LossConfig()
-    impl = impl_for(cfg, len(hidden) * len(weight))
+    halved = format_of_products(weight) != weight.dtype
+    impl = impl_for(cfg, len(hidden) * len(weight), halved)
     if not torch.is_grad_enabled():  # the exact rows, and nothing is computed twice
-        return _chunked(hidden, weight, targets, cfg.chunk_elements)
+        return _chunked(hidden, _as_autocast(weight), targets, cfg.chunk_elements)
     if impl == "liger":
         return _liger(hidden, weight, targets, cfg.z_weight)
     nats = ROWS[impl](hidden, weight, targets, cfg.chunk_elements)
@@ -75,22 +81,42 @@ def content_cross_entropy(
     return nats + (penalty - penalty.detach())  # subtle: adds 0, and the gradient of the penalty
 
 
-def impl_for(cfg: LossConfig, elements: int) -> Impl:
-    """What computes this many logits; never ``auto``.
+def impl_for(cfg: LossConfig, elements: int, halved: bool = False) -> Impl:
+    """What computes this many logits; never ``auto``. ``halved``: products in half precision.
 
     Raises:
         ValueError: ``native`` is asked for and this torch has none.
     """
-    if cfg.impl == "native" and not has_native():
+    if cfg.impl != "auto":
+        check_native(cfg.impl)
+        return cfg.impl
+    if elements <= cfg.chunk_elements:
+        return "naive"
+    many = elements > FEW_CHUNKS * cfg.chunk_elements
+    return "native" if has_native() and not (halved and many) else "chunked"
+
+
+def check_available(impl: Impl, device: str) -> None:
+    """Raise ValueError where ``impl`` cannot run on a device of this type, or not at all."""
+    check_native(impl)
+    if impl != "liger":
+        return
+    if find_spec("liger_kernel") is None:
+        raise ValueError(
+            "loss.impl=liger needs the package liger-kernel, which is not installed; install it, "
+            "or set loss.impl=auto."
+        )
+    if device != "cuda":
+        raise ValueError(f"loss.impl=liger runs on a GPU, got {device}; set loss.impl=auto.")
+
+
+def check_native(impl: Impl) -> None:
+    """Raise ValueError where ``native`` is asked for and this torch has none."""
+    if impl == "native" and not has_native():
         raise ValueError(
             f"loss.impl=native needs a torch whose F.linear_cross_entropy takes options, got torch "
             f"{torch.__version__}; set loss.impl=chunked."
         )
-    if cfg.impl != "auto":
-        return cfg.impl
-    if elements <= cfg.chunk_elements:
-        return "naive"
-    return "native" if has_native() else "chunked"
 
 
 def has_native() -> bool:
@@ -108,7 +134,15 @@ def _naive(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: int 
 def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: int) -> Tensor:
     rows = max(1, chunk_elements // len(weight))
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([checkpoint(_naive, h, weight, t, use_reentrant=False) for h, t in parts])
+    return torch.cat([checkpoint(_chunk, h, weight, t, use_reentrant=False) for h, t in parts])
+
+
+def _chunk(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """subtle: every chunk casts the weights for itself, and so adds to a gradient in float32.
+
+    Autocast casts once for all of them, and their gradients would be added up in its format.
+    """
+    return _naive(_as_autocast(hidden), _as_autocast(weight), targets)
 
 
 def _native(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: int) -> Tensor:
@@ -125,15 +159,9 @@ def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, z_weight: float) -> 
     Raises:
         ValueError: the kernel is not installed, or the rows do not lie on a GPU.
     """
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-    except ImportError:
-        raise ValueError(
-            "loss.impl=liger needs the package liger-kernel, which is not installed; install it, "
-            "or set loss.impl=auto."
-        ) from None
-    if not hidden.is_cuda:
-        raise ValueError(f"loss.impl=liger runs on a GPU, got {hidden.device}; set loss.impl=auto.")
+    check_available("liger", hidden.device.type)
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
     kernel = LigerFusedLinearCrossEntropyLoss(
         lse_square_scale=z_weight, reduction="sum", accum_dtype=torch.float32
     )
@@ -141,12 +169,16 @@ def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, z_weight: float) -> 
     return (total.float() / len(targets)).expand(len(targets))
 
 
-def _as_autocast(value: Tensor) -> Tensor:
-    """In the number format that autocast, where it is on, would give a matrix product."""
+def format_of_products(value: Tensor) -> torch.dtype:
+    """The number format that autocast, where it is on, would give a matrix product."""
     device = value.device.type
     if value.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return value
-    return value.to(torch.get_autocast_dtype(device))
+        return value.dtype
+    return torch.get_autocast_dtype(device)
+
+
+def _as_autocast(value: Tensor) -> Tensor:
+    return value.to(format_of_products(value))
 
 
 ROWS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {

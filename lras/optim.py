@@ -47,11 +47,21 @@ def adamw(model: nn.Module, lr: float = 3e-4, weight_decay: float = 0.1) -> Opti
         {"params": matrices, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    # Elsewhere (the meta device of a dry run) fused updates raise.
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused or None)
-    # A fused update can undo the scale of float16 gradients itself, too late to clip them, and
-    # Lightning then refuses to clip at all. Told that it cannot, a scaler undoes it before.
+    fused = can_fuse(model)
+    return clippable(torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused or None))
+
+
+def can_fuse(model: nn.Module) -> bool:
+    """Whether updates can be fused; elsewhere, as on the meta device of a dry run, they raise."""
+    return all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
+
+
+def clippable(optimizer: Optimizer) -> Optimizer:
+    """``optimizer``, whose fused update leaves it to a scaler to undo the scale of gradients.
+
+    It could undo that of float16 gradients itself, but too late to clip them, and Lightning then
+    refuses to clip at all. Told that it cannot, a scaler undoes it before.
+    """
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
@@ -60,15 +70,15 @@ def warmup_stable_decay(step: int, warmup: int, decay_start: int, total: int) ->
     """Learning rate factor: linear rise, plateau at 1, linear fall to 0 at ``total`` steps.
 
     A decay that would start at the end never does: whoever goes on from there finds a stable rate.
+    One that starts before the rise is done meets it on its way: the lower of the two counts.
 
     >>> [warmup_stable_decay(s, warmup=2, decay_start=4, total=6) for s in range(6)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
     """
-    if step < warmup:
-        return (step + 1) / warmup
+    rise = (step + 1) / warmup if step < warmup else 1.0
     if step < decay_start or decay_start >= total:
-        return 1.0
-    return max(0.0, (total - step) / (total - decay_start))
+        return rise
+    return min(rise, max(0.0, (total - step) / (total - decay_start)))
 
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
@@ -91,7 +101,8 @@ class Schedule:
     """The learning rate over a run, as a factor of the optimizer's.
 
     ``stable`` stays at 1 until its decay begins: ``decay_share`` of all steps before the end, or at
-    ``decay_start``, the step at which a branch left the stable run (it needs no share).
+    ``decay_start``, the step at which a branch left the stable run (it needs no share). Where that
+    is before the ``warmup_steps`` are over, the lower of rise and fall counts.
     """
 
     warmup_steps: int = 30
@@ -104,6 +115,11 @@ class Schedule:
             raise ValueError(
                 f"schedule.shape={self.shape!r} is none of {', '.join(get_args(Shape))}; "
                 f"choose one of these."
+            )
+        if not 0 <= self.decay_share <= 1 or self.warmup_steps < 0:
+            raise ValueError(
+                f"got schedule.decay_share={self.decay_share} and schedule.warmup_steps="
+                f"{self.warmup_steps}; use a share from 0 to 1 and at least 0 steps."
             )
         if self.shape == "cosine" and self.decay_start is not None:
             raise ValueError(

@@ -7,6 +7,7 @@ distribution of any patch of frame 1 given any other patches of it. `tracing/` a
 """
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class FramePredictor(nn.Module, Hub):
         vectors = torch.cat(
             [self.code_vectors(), self.token_table.weight.new_zeros(1, self.cfg.dim)]
         )
-        content = vectors[seq.tokens.clamp_max(self.cfg.num_codes)] * self.cfg.dim**0.5
+        content = F.embedding(seq.tokens.clamp_max(self.cfg.num_codes), vectors) * self.cfg.dim**0.5
         return content + self.place_table(seq.frame * slots + seq.slot) * self.cfg.dim**0.5
 
     def places(self, seq: Sequence, grid: PatchGrid) -> Int[Tensor, "batch seq"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lras.checkpoint import describe
 from lras.held_out import QuantizerQuality, counted
+from lras.optim import can_fuse, clippable
 from lras.perceptual import check_size
 from lras.quantizer import Quantizer
 
@@ -76,7 +77,8 @@ class QuantizerModule(L.LightningModule):
     test_step = validation_step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.quantizer.parameters(), lr=self.lr)
+        fused = can_fuse(self.quantizer)
+        return clippable(torch.optim.Adam(self.quantizer.parameters(), lr=self.lr, fused=fused))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lras"] = describe(self.quantizer)
@@ -93,5 +95,9 @@ def psnr_db(error: Tensor) -> Tensor:
 
 
 def used_share(codes: Tensor, num_codes: int) -> Tensor:
-    """Share of the codebook that occurs."""
-    return (torch.bincount(codes.flatten(), minlength=num_codes) > 0).float().mean()
+    """Share of the codebook that occurs.
+
+    subtle: torch.bincount would ask the device for the largest code, and wait for it.
+    """
+    used = torch.zeros(num_codes, device=codes.device)
+    return used.index_fill_(0, codes.flatten(), 1.0).mean()

@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 
+from data.blend import ScenesAndClips
 from data.curriculum import (
     CurriculumScenes,
     HeldOutScenes,
@@ -14,8 +15,10 @@ from data.curriculum import (
     SyntheticDataModule,
     as_batch,
 )
+from data.datamodule import ClipDataModule
 from data.synthetic import SceneConfig, SceneSampler
 from data.textures import texture_bank
+from tests.fake_datasets import write_clip_shards
 
 STAGES = [
     Stage(steps=2, batch=3, scene=SceneConfig(size=12)),
@@ -216,3 +219,17 @@ def test_a_plain_trainer_resumed_from_a_checkpoint_sees_every_batch_once(stop, t
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     after, _ = fit(5, tmp_path / "half.ckpt")
     assert before + after == [f"step{step}/0" for step in range(5)]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_batches_wait_in_pinned_memory_where_there_is_a_gpu(there, tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        write_clip_shards(tmp_path / split, num_clips=4, size=16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    stage = Stage(steps=2, batch=2, scene=SceneConfig(size=16))
+    for data in (
+        SyntheticDataModule([stage]),
+        ScenesAndClips([stage], [1], str(tmp_path)),
+        ClipDataModule(tmp_path, batch_size=2),
+    ):
+        assert data.train_dataloader().pin_memory == data.val_dataloader().pin_memory == there

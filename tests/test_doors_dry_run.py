@@ -11,10 +11,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
 
+import doors.dry_run as door
 import train as train_door
+from doors.batch_size import Group
 from doors.building import build_data
-from doors.dry_run import spell
+from doors.dry_run import fitting_batch, memory_line, memory_table, spell
 from doors.estimate import (
     Work,
     count,
@@ -22,6 +25,7 @@ from doors.estimate import (
     plan_of,
     seconds_per_step,
 )
+from doors.memory_plan import MemoryPlan
 from lras.config import PredictorConfig
 from lras.predictor import FramePredictor
 from lras.predictor_module import PredictorModule
@@ -95,6 +99,63 @@ def test_what_is_too_large_or_has_no_gpu_is_not_timed():
 )
 def test_times_are_spelled(seconds, words):
     assert spell(seconds) == words
+
+
+PLAN = MemoryPlan(
+    weights=10**9, gradients=2 * 10**9, optimizer=4 * 10**9, activations=8 * 10**9, logits=0, peak=0
+)
+
+
+@pytest.mark.parametrize(
+    "words, rows",
+    [
+        ((), {"all": "15.000"}),
+        (("trainer=ddp_cpu",), {"buckets in which DDP averages gradients": "2.000", "all": "17."}),
+        (("callbacks=[ema,default]",), {"averaged weights": "1.000", "all": "16.000"}),
+    ],
+)
+def test_the_table_of_memory_holds_what_the_strategy_and_averaged_weights_add(words, rows):
+    console = Console(width=120, record=True)
+    console.print(memory_table(composed("experiment=smoke", *words), PLAN, "Memory"))
+    lines = [line for line in console.export_text().splitlines() if "│" in line]
+    said = {line.split("│")[1].strip(): line for line in lines}
+    assert all(size in said[name] for name, size in rows.items())
+    assert len(said) == 5 + len(rows)
+
+
+def test_the_largest_batch_is_that_of_the_whole_plan(monkeypatch):
+    asked = []
+
+    def planned(cfg, work, pairs, group) -> int:
+        asked.append(group)
+        return 10 * pairs
+
+    monkeypatch.setattr(door, "planned_bytes", planned)
+    monkeypatch.setattr(door, "device_bytes", lambda accelerator: 1000)
+    cfg = composed("experiment=smoke", "trainer=ddp_cpu", "+trainer.accumulate_grad_batches=2")
+    assert fitting_batch(cfg, WORK).endswith(": 90 pairs.")
+    assert set(asked) == {Group(2, 2)}
+
+
+def test_the_line_of_memory_tells_the_plan_of_the_fullest_stage_and_draws_nothing(monkeypatch):
+    cfg, seen = composed("experiment=smoke", "+trainer.accumulate_grad_batches=2"), []
+    data, steps = build_data(cfg)
+    monkeypatch.setattr(door, "bytes_for_one", lambda cfg, group: 2 * 10**9)
+    whole = door.planned_bytes
+
+    def planned(cfg, work, pairs, group) -> int:
+        seen.append((work.size, pairs, whole(cfg, work, pairs, group)))
+        return 10**9
+
+    monkeypatch.setattr(door, "planned_bytes", planned)
+    before = torch.get_rng_state()
+    said = memory_line(cfg, data, steps)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "planned to take 1 GB at most, of 2 GB there is" in said
+    ((size, pairs, taken),) = seen
+    assert (size, pairs) == (16, 4) and taken > 0
+    if not torch.cuda.is_available():
+        assert memory_line(composed("experiment=smoke", "trainer=gpu"), data, steps) is None
 
 
 def test_a_dry_run_prints_the_plan_trains_nothing_and_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """Speed as it is logged: sizes counted exactly, time without what is no training, few looks."""
 
+import logging
 import time
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -8,6 +10,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from data.curriculum import Stage, SyntheticDataModule
+from doors import meters
 from doors.meters import Meters, SparingProgressBar, StepClock
 from doors.profiling import TraceSteps
 from lras.config import PredictorConfig
@@ -52,18 +55,18 @@ def fitted(*callbacks, parts: int = 1, folder=None, **extra) -> PredictorModule:
 
 
 def test_tokens_and_flops_are_those_of_the_sequences(tmp_path):
-    meters, sums = Meters(peak=1e12), []
-    reset = meters._reset
+    own, sums = Meters(peak=1e12), []
+    reset = own._reset
 
     def remember() -> None:
-        if hasattr(meters, "tokens"):
-            sums.append((meters.samples, meters.tokens, dict(meters.flops)))
+        if hasattr(own, "tokens"):
+            sums.append((own.samples, own.tokens, dict(own.flops)))
         reset()
 
-    meters._reset = remember
-    module = fitted(meters, folder=tmp_path)
+    own._reset = remember
+    module = fitted(own, folder=tmp_path)
     cfg = module.predictor.cfg
-    each = {k: training_flops(cfg, 16, 16, 16, k == "full_square") for k in meters.flops}
+    each = {k: training_flops(cfg, 16, 16, 16, k == "full_square") for k in own.flops}
     window = 3 * BATCH, 3 * BATCH * SEQUENCE, {k: 3 * BATCH * v for k, v in each.items()}
     assert sums[-2:] == [window, window]
     assert each["full_square"] > each["causal"]
@@ -88,6 +91,39 @@ def test_time_in_other_callbacks_is_not_counted(parts, tmp_path, monkeypatch):
     assert 0 < last["speed/data_wait"] < 1 and last["speed/memory_gb"] > 0.05
     assert last["speed/mfu_full_square"] > last["speed/mfu_causal"] > 0
     assert figures.rows[-1]["train/grad_norm"] > 0
+
+
+def test_waiting_for_the_device_counts_as_the_training_that_it_waited_for(tmp_path, monkeypatch):
+    now, rates = [0.0], []
+
+    def spends(name: str, seconds: float) -> None:
+        run = getattr(PredictorModule, name)
+
+        def slow(*given):
+            now[0] += seconds
+            return run(*given)
+
+        monkeypatch.setattr(PredictorModule, name, slow)
+
+    def wait(device: torch.device) -> None:
+        now[0] += 10.0
+
+    class Probe(L.Callback):
+        def on_train_batch_end(self, *_):
+            now[0] += 100.0
+
+    spends("training_step", 1.0)
+    spends("validation_step", 1000.0)
+    monkeypatch.setattr(
+        PredictorModule,
+        "log_dict",
+        lambda self, values, **_: rates.append(values.get("speed/samples_per_s")),
+    )
+    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(meters, "wait_for", wait)
+    fitted(Probe(), Meters(), Probe(), folder=tmp_path, val_check_interval=4)
+    # Each window of three steps is waited for, the second one also before its validation.
+    assert [3 * BATCH / rate for rate in rates if rate] == pytest.approx([13.0, 23.0])
 
 
 def test_the_norm_is_that_of_all_gradients_before_clipping(tmp_path):
@@ -116,6 +152,8 @@ def test_the_clock_keeps_data_and_callbacks_apart(monkeypatch):
     spend("[_TrainingEpochLoop].train_dataloader_next", 5.0)
     spend("run_training_batch", 7.0)
     assert (clock.data_s, clock.callbacks_s) == (5.0, 3.0)
+    spend("[Callback]Meters.on_train_batch_end", 13.0)
+    assert clock.callbacks_s == 3.0
     clock.nested = 1  # during validation, which is left out as a whole
     spend("[Callback]Probe.on_validation_end", 11.0)
     assert clock.callbacks_s == 3.0
@@ -141,6 +179,32 @@ def test_a_trace_is_written_on_request(tmp_path):
     assert "aten::" in (tmp_path / "trace.txt").read_text()
 
 
+def test_a_trace_that_never_begins_is_said_and_a_resumed_run_counts_from_where_it_goes_on(
+    tmp_path, caplog
+):
+    class At(L.Trainer):
+        global_step = 0
+
+    own, module = At(accelerator="cpu", default_root_dir=tmp_path), L.LightningModule()
+    trace = TraceSteps(start=2, steps=1)
+    with caplog.at_level(logging.WARNING, logger="train"):
+        trace.on_train_start(own, module)
+        trace.on_train_end(own, module)
+    (said,) = (each.getMessage() for each in caplog.records if each.name == "train")
+    assert "this training took 0 steps and a trace begins after 2" in said
+    for step in range(40, 44):  # of a run that was resumed past ``start``
+        own.global_step = step
+        if step == 40:
+            trace.on_train_start(own, module)
+        trace.on_train_batch_start(own, module, None, 0)
+        assert (trace.running is not None) == (step == 42)
+        own.global_step = step + 1
+        trace.on_train_batch_end(own, module)
+    assert (tmp_path / "trace.json.gz").is_file()
+    trace.on_train_end(own, module)
+    assert len([each for each in caplog.records if each.name == "train"]) == 1
+
+
 @pytest.mark.parametrize("flavor", ["modern", "official"])
 def test_flops_of_a_step_are_those_a_counter_sees(flavor):
     sizes = {"image_size": 32, "patch_px": 8, "num_codes": 24, "dim": 32, "num_heads": 2}
@@ -158,3 +222,33 @@ def test_peaks_are_found_by_the_more_special_name():
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("NVIDIA GB200") == PEAK_FLOPS["GB200"] != peak_flops("NVIDIA B200")
     assert peak_flops("NVIDIA H800") is None is peak_flops("NVIDIA GeForce RTX 4090 Laptop GPU")
+
+
+@pytest.mark.parametrize(
+    "name, teraflops",
+    [
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA RTX A6000", 154.8),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("Quadro RTX 6000", None),
+        ("NVIDIA GeForce RTX 3080 Ti", 68.2),
+        ("NVIDIA GeForce RTX 4070 SUPER", None),
+        ("NVIDIA GeForce RTX 4080 SUPER", 104.4),
+        ("NVIDIA GeForce RTX 4090 D", 147.1),
+        ("NVIDIA GeForce RTX 5090 D", None),
+        ("NVIDIA GeForce RTX 5080", 112.6),
+    ],
+)
+def test_the_longest_name_counts_and_slices_and_variants_have_no_peak(name, teraflops):
+    assert peak_flops(name) == (teraflops and pytest.approx(teraflops * 1e12))

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import train as train_door
+from doors.checks import check_precision
+from lras import loss
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -27,6 +29,36 @@ def knock(tmp_path, monkeypatch, capsys):
         return ended.value.code
 
     return run
+
+
+@pytest.mark.parametrize(
+    "word, sentence",
+    [
+        ("trainer.precision=bf16-true", "=bf16-true is none of 32-true, bf16-mixed, 16-mixed"),
+        ("trainer.precision=fp4", "trainer.precision=fp4 is none of"),
+        ("sequence.tokens=2", "sequence.tokens=2 hold no patch of each frame"),
+        ("loss.impl=liger", "loss.impl=liger "),
+        ("schedule.decay_share=2.5", "use a share from 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("dry", ["dry_run=true", "dry_run=false"])
+def test_a_mistake_of_the_second_training_is_said_before_the_first(
+    word, sentence, dry, knock, monkeypatch
+):
+    monkeypatch.setattr("doors.building.train_quantizer", None)
+    monkeypatch.setattr("train.dry_run", None)
+    assert sentence in knock(word, dry)
+
+
+def test_native_is_refused_in_time_where_torch_has_none(knock, monkeypatch):
+    monkeypatch.setattr("doors.building.train_quantizer", None)
+    monkeypatch.setattr(loss, "has_native", lambda: False)
+    assert "set loss.impl=chunked" in knock("loss.impl=native")
+
+
+@pytest.mark.parametrize("precision", [None, 32, "32", "32-true", "bf16-mixed", "16-mixed"])
+def test_what_trains_float32_weights_is_let_through(precision):
+    check_precision(precision)
 
 
 @pytest.mark.parametrize(

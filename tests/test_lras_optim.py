@@ -3,11 +3,12 @@
 import doctest
 from itertools import pairwise
 
+import pytest
 import torch
 
 import lras.optim
 from lras.config import PredictorConfig
-from lras.optim import adamw, muon, split_parameters, warmup_stable_decay
+from lras.optim import Schedule, adamw, muon, split_parameters, warmup_stable_decay
 from lras.predictor import FramePredictor
 
 NET = FramePredictor(PredictorConfig(num_codes=16, dim=16, num_heads=2, num_layers=2, image_size=8))
@@ -45,6 +46,21 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     rates = [warmup_stable_decay(step, 10, 50, 100) for step in range(101)]
     assert rates[0] == 0.1 and rates[9:51] == [1.0] * 42
     assert rates[100] == 0.0 and all(a > b for a, b in pairwise(rates[50:]))
+
+
+def test_a_decay_that_begins_while_the_rate_rises_meets_it_without_a_leap():
+    rates = [warmup_stable_decay(step, 30, 7, 40) for step in range(41)]
+    assert rates[:18] == [(step + 1) / 30 for step in range(18)] and rates[40] == 0.0
+    assert max(abs(a - b) for a, b in pairwise(rates)) < 1 / 29
+    assert warmup_stable_decay(0, 0, 5, 5) == 1.0  # no warm-up at all
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"decay_share": 1.1}, {"decay_share": -0.1}, {"warmup_steps": -1}]
+)
+def test_a_schedule_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="use a share from 0 to 1 and at least 0 steps"):
+        Schedule(**wrong)
 
 
 def test_the_schedule_says_in_its_docstring_what_it_does():

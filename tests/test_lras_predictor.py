@@ -10,7 +10,7 @@ from lras.layers import QUERY_SLICE, causal_attention, sliced_attention
 from lras.predictor import FramePredictor, split_revealed
 from lras.predictor_module import PredictorModule
 from lras.quantizer import Quantizer
-from lras.sequence import random_orders
+from lras.sequence import random_orders, two_frames
 
 SIZES = {"image_size": 24, "patch_px": 8, "code_px": 4, "num_codes": 40}
 SMALL = SIZES | {"dim": 32, "num_heads": 2, "num_layers": 2}
@@ -89,6 +89,23 @@ def test_rotary_answers_do_not_change_when_everything_moves_together():
         lower(codes0), lower(codes1), shifted, shifted[:, :3], shifted[:, 3:], tall
     )
     assert torch.allclose(reference, moved, atol=2e-5)
+
+
+def test_codes_are_embedded_by_one_look_up_with_the_gradient_of_picking_rows():
+    net = predictor("modern")
+    codes0, codes1, order0, order1, grid = example(net)
+    seq = two_frames(codes0, codes1, order0, order1, net.cfg.vocab(grid), False)
+    found = net.embed(seq, grid)
+    vectors = torch.cat([net.code_vectors(), torch.zeros(1, net.cfg.dim)])
+    places = net.place_table(seq.frame * (1 + net.cfg.codes_per_patch) + seq.slot)
+    expected = (vectors[seq.tokens.clamp_max(net.cfg.num_codes)] + places) * net.cfg.dim**0.5
+    assert torch.allclose(found, expected, atol=1e-5)
+    pull = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    weights = net.token_table.weight, net.pixel_embed.weight
+    ours = torch.autograd.grad((found * pull).sum(), weights)
+    theirs = torch.autograd.grad((expected * pull).sum(), weights)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
 
 
 def test_a_slot_table_refuses_another_image_size():

@@ -8,6 +8,7 @@ from vector_quantize_pytorch import LFQ as RefereeLFQ
 from lras.bottleneck import FSQ, LFQ, _bit_entropy
 from lras.config import QuantizerConfig
 from lras.quantizer import Quantizer
+from lras.quantizer_module import QuantizerModule, used_share
 
 CONFIGS = [
     QuantizerConfig(bottleneck="kmeans", num_codes=32),
@@ -129,3 +130,23 @@ def test_the_fingerprint_follows_the_weights():
     with torch.no_grad():
         made.bottleneck.codebook[0, 0] += 1
     assert made.fingerprint() != before
+
+
+@pytest.mark.parametrize("bottleneck", ["kmeans", "fsq"])
+def test_a_training_step_on_tensors_without_values_asks_for_none(bottleneck):
+    """On meta, every .item() and bool(), and torch.bincount, raises: what would wait on a GPU."""
+    levels = {"levels": (4, 3, 2)} if bottleneck == "fsq" else {}
+    with torch.device("meta"):
+        cfg = QuantizerConfig(bottleneck=bottleneck, num_codes=24, hidden=8, **levels)
+        module = QuantizerModule(Quantizer(cfg))
+        frames = torch.zeros(2, 2, 3, 8, 8, dtype=torch.uint8)
+    module.log = lambda *_, **__: None
+    loss = module.training_step({"frames": frames}, 0)
+    loss.backward()
+    assert loss.is_meta
+
+
+def test_the_share_of_codes_in_use_is_counted_and_updates_are_fused():
+    assert used_share(torch.tensor([[3, 3], [0, 3]]), 8).item() == 0.25
+    optimizer = QuantizerModule(Quantizer(QuantizerConfig(num_codes=16))).configure_optimizers()
+    assert optimizer.defaults["fused"] and not optimizer._step_supports_amp_scaling

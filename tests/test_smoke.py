@@ -47,6 +47,7 @@ def test_training_leaves_metrics_a_probe_history_checkpoints_and_an_export(smoke
     header, *rows = (smoke_run / "metrics.csv").read_text().splitlines()
     column = header.split(",").index("flow/held_out/epe")
     assert len([row for row in rows if row.split(",")[column]]) == 3
+    assert "memory: a process is planned to take 0.00" in (smoke_run / "train.log").read_text()
     exported, resumable = load(smoke_run), load(smoke_run / "checkpoints" / "last.ckpt")
     assert states_equal(exported, resumable)
     note = json.loads((smoke_run / "export" / CONFIG).read_text())["note"]
