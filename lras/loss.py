@@ -172,9 +172,9 @@ def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, z_weight: float) -> 
 def format_of_products(value: Tensor) -> torch.dtype:
     """The number format that autocast, where it is on, would give a matrix product."""
     device = value.device.type
-    if value.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return value.dtype
-    return torch.get_autocast_dtype(device)
+    if value.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return value.dtype  # on meta there is no autocast to ask
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
 
 
 def _as_autocast(value: Tensor) -> Tensor:
