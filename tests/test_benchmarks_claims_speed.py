@@ -72,6 +72,7 @@ def test_a_median_lies_in_its_interval():
     assert 0.89 < low <= 1.06 and 1.04 < high <= 2.0
 
 
+@pytest.mark.slow
 def test_steps_of_both_loops_are_timed_in_pairs_with_all_hooks_of_a_training(tmp_path, monkeypatch):
     called = []
     for kind in (FlowProbe, PredictionPictures, StepCheckpoint, Preemption, Meters):
