@@ -5,8 +5,8 @@
 
 Writes ``benchmarks/results/reference_NAME.json`` as soon as all parts are there, and the table of
 ``checkpoints/NAME/README.md`` from it. Real data are looked for in ``flow_gt`` and ``tracks`` under
-``$LRAS_SHARED/data`` (or ``../shared/data``). Parts of another commit or of other weights do not
-count.
+``$LRAS_SHARED/data`` (or ``../shared/data``). Parts of another commit, of a tree that differs from
+it, or of other weights do not count.
 """
 
 import argparse
@@ -141,6 +141,12 @@ def model_of(name: str) -> dict:
     return {"name": name, "fingerprint": fingerprint(weights)} | note
 
 
+def work_of(name: str, weights: str, sha: str) -> Path:
+    """Where the parts of these weights by this code are kept; a dirty tree is not its commit."""
+    short = sha[:8] + "-dirty" * sha.endswith("-dirty")
+    return WORK / f"reference-{name}-{weights}-{short}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -155,7 +161,7 @@ def main() -> None:
         print(f"{said} checkpoints/{asked.name}", file=sys.stderr)
         sys.exit(CANNOT_MEASURE_HERE)
     model, sha = model_of(asked.name), git_sha()
-    work = WORK / f"reference-{asked.name}-{model['fingerprint']}-{sha[:8]}"
+    work = work_of(asked.name, model["fingerprint"], sha)
     for part in asked.parts or PARTS:
         measure(asked.name, part, work)
     if missing := [part for part in PARTS if not (work / part / "results.json").is_file()]:

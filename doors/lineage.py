@@ -4,6 +4,7 @@ Commands lose the folders of the machine they were typed on: a folder of another
 becomes ``RUN1``, ``RUN2``, ..., in their order, and any other ``DIR/name``.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from doors.training_note import data_in_words
 from lras.checkpoint import read
 
 FOLDER = re.compile(r"(?<![\w.~-])(?:~|\.\.?)?/[^\s'\",;:\])]+")
+ROOTED = ("/", "~", "./", "../")  # a name that begins otherwise is a folder only as a value
 STARTS = ("init_from", "quantizer")  # keys of train.yaml that name another run
 
 
@@ -26,14 +28,22 @@ def lineage_of(run: Path) -> list[dict[str, Any]]:
         FileNotFoundError, ValueError: a run that it was started from is not there any more, or its
             export cannot be read.
     """
-    runs = _with_ancestors(run, [])
-    parts = [part for each in runs for part in _parts_of(each)]
-    names = {str(each): f"RUN{number}" for number, each in enumerate(runs, start=1)}
+    known: dict[Path, set[str]] = {}
+    _add(run, known)
+    parts: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for folder, spellings in known.items():
+        parts += _parts_of(folder)
+        names |= {each: f"RUN{len(parts)}" for each in spellings}
     return [portable(part, names) for part in parts]
 
 
 def portable(content: Any, names: dict[str, str]) -> Any:
-    """Plain data without folders of this machine; ``names``: what known ones are called."""
+    """Plain data without folders of this machine; ``names``: what known ones are called.
+
+    >>> portable("init_from=runs/a/ root=/b/clips", {"runs/a": "RUN1"})
+    'init_from=RUN1 root=DIR/clips'
+    """
     if isinstance(content, dict):
         return {key: portable(value, names) for key, value in content.items()}
     if isinstance(content, list):
@@ -41,12 +51,10 @@ def portable(content: Any, names: dict[str, str]) -> Any:
     if not isinstance(content, str):
         return content
     words = [word for word in content.split(" ") if not word.startswith("hydra.run.dir=")]
-
-    def renamed(found: re.Match) -> str:
-        folder = found.group()
-        return names.get(folder.rstrip("/")) or f"DIR/{Path(folder).name}"
-
-    return FOLDER.sub(renamed, " ".join(words))
+    text = " ".join(words)
+    for name in sorted(names, key=len, reverse=True):  # a run may lie in another's folder
+        text = _spelled(name).sub(names[name], text)
+    return FOLDER.sub(lambda found: f"DIR/{Path(found.group()).name}", text)
 
 
 def config_of(run: Path) -> DictConfig:
@@ -61,18 +69,28 @@ def config_of(run: Path) -> DictConfig:
     return OmegaConf.load(path)
 
 
-def _with_ancestors(run: Path, known: list[Path]) -> list[Path]:
-    if not (run / "config").is_dir():  # an export: it knows its own ancestors
-        return [*known, run]
-    cfg = config_of(run)
-    for key in STARTS:
-        if (start := cfg.get(key)) and Path(start) not in known:
-            known = _with_ancestors(Path(start), known)
-    return [*known, run]
+def _spelled(name: str) -> re.Pattern:
+    """That name whole, or with what lies in it; one that could be any word stands after ``=``."""
+    before = r"(?<![\w./~-])" if name.startswith(ROOTED) else r"(?<=[=\[,'\"])(?:\./)?"
+    after = r"(?:(?![^\s'\",;:\])])|/(?![^\s'\",;:\])])|(?=/))"
+    return re.compile(f"{before}{re.escape(name)}{after}")
+
+
+def _add(run: Path, known: dict[Path, set[str]]) -> None:
+    """Add the run to ``known``, its ancestors before it: how each is spelled, by its true path."""
+    if (run / "config").is_dir():  # else an export: it knows its own ancestors
+        cfg = config_of(run)
+        for start in filter(None, map(cfg.get, STARTS)):
+            _add(Path(start), known)
+    true = run.resolve()
+    spellings = known.setdefault(true, set())
+    spellings |= {str(run), str(run.absolute()), str(true), os.path.relpath(true)} - {".", ".."}
 
 
 def _parts_of(run: Path) -> list[dict[str, Any]]:
     note = read(run)[0].get("note", {})
+    if isinstance(note.get("made_from"), dict):  # once the name of what decides a quantizer
+        note["decided_by"] = note.pop("made_from")
     before = note.pop("made_from", [])
     if "tokens" not in note and (run / "config").is_dir():  # written before exports said it
         note |= _counted(run, note["step"])

@@ -143,6 +143,8 @@ def _limits(about: Mapping[str, Any], note: Mapping[str, Any]) -> str:
         f"Frames are squeezed to {side}x{side} px: of large frames, small motion is lost. "
         "`tracer.zoom.scales=3` looks again at enlarged crops.",
         "One training run: how much another seed would differ is not measured.",
+        "Weights after the last step: no step was chosen by its error. Where the run was chosen "
+        "among others, docs/reference.md says by what.",
         "Small, for trying out the method and for tests. Whether it is an estimator of flow to "
         "use, the columns of DIS say.",
     ]

@@ -31,6 +31,7 @@ def publish(run: Path, folder: Path) -> Path:
             started from is in no commit, over 20 MB would stand side by side, or ``folder`` is
             somebody else's.
     """
+    _recover(folder)
     check_finished(run)
     parts = lineage_of(run)
     for part in parts:
@@ -78,6 +79,7 @@ def check_commit(part: dict[str, Any]) -> None:
 def check_size(made: Path, folder: Path) -> None:
     """Raise ValueError if ``made`` in place of ``folder``, and those beside it, are too much."""
     others = [path for path in folder.parent.iterdir() if path not in (folder, made)]
+    others = [path for path in others if not path.name.startswith(".")]  # not models: on their way
     beside = sum(size_of(path) for path in others if path.is_dir() and is_export(path))
     if (total := beside + size_of(made)) > MOST_BYTES:
         raise ValueError(
@@ -98,8 +100,19 @@ def _goes(run: Path) -> int:
     return len(json.loads(record.read_text())) if record.is_file() else 1
 
 
+def _older(folder: Path) -> Path:
+    """Where the model that is replaced waits until the new one is in its place."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _recover(folder: Path) -> None:
+    """Put back what a process that was killed while it replaced the model had moved away."""
+    if _older(folder).is_dir() and not folder.exists():
+        _older(folder).rename(folder)
+
+
 def _replace(folder: Path, made: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
+    old = _older(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.is_dir():
         folder.rename(old)

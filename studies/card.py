@@ -14,6 +14,7 @@ from data.index import write_whole
 CARD = "study.json"
 SCHEMA = 1
 AGAIN = "give the study's command again with this file deleted, and it is made anew"
+POSITIVE = ("blocks", "tokens", "flops", "zero_epe_px")  # laws and ratios divide by these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Card:
 
         Raises:
             FileNotFoundError: it is not there.
-            ValueError: it is no card, or of another schema.
+            ValueError: it is no card, of another schema, or what cannot be 0 is.
         """
         try:
             plain = json.loads(path.read_text())
@@ -106,6 +107,7 @@ class Card:
                 f"{path}: field budget holds {sorted(card.budget)}, expected tokens or flops; "
                 f"{AGAIN}."
             )
+        _check_positive(plain, path)
         return card
 
 
@@ -145,6 +147,19 @@ def _record(kind: type, value: Any, path: Path, field: str) -> Any:
         for name, each in known.items()
     }
     return kind(**made)
+
+
+def _check_positive(plain: dict[str, Any], path: Path) -> None:
+    """Raise ValueError where a number is not above 0 (or is null) that must be; errors may be."""
+    found = {"parameters": plain["parameters"], "": plain}
+    found |= {f"sets.{name}": figures for name, figures in plain["sets"].items()}
+    for place, point in enumerate(plain["curve"]):
+        own = point["sets"].items()
+        found |= {f"curve.{place}.sets.{name}": figures for name, figures in own}
+    asked = [(at, key, each[key]) for at, each in found.items() for key in POSITIVE if key in each]
+    for at, key, value in [*asked, *(("budget", *each) for each in plain["budget"].items())]:
+        holds = value is not None and 0 < value < math.inf
+        _expect(holds, "a number above 0", value, path, _joined(at, key))
 
 
 def _expect(holds: bool, what: str, value: Any, path: Path, field: str) -> None:

@@ -9,6 +9,7 @@ from doors.run_record import RECORD
 from studies.card import CARD, Card, SetFigures
 
 SAME_FLOPS = 1.05  # budgets closer than this factor are compared as one
+SAME_PX = 1e-4  # relative: two machines do not round alike
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def collect(root: str | Path) -> Study:
     """Read every card under ``root``, at any depth.
 
     Raises:
-        ValueError: there is no such folder, no readable card in it, or a run is there twice.
+        ValueError: there is no such folder, no readable card in it, a run is there twice, or runs
+            do not match: another model under one size's name, other points under one set's.
     """
     root = Path(root)
     if not root.is_dir():
@@ -96,6 +98,8 @@ def collect(root: str | Path) -> Study:
             "train some first: python train.py -m experiment=scaling"
         )
     _check_once(root, runs)
+    _check_sizes(root, runs)
+    _check_sets(root, runs)
     order = {
         run.path: (run.blocks, run.card.size, *_budget_order(run), run.card.seed) for run in runs
     }
@@ -165,3 +169,32 @@ def _check_once(root: Path, runs: Sequence[Run]) -> None:
                 f"{root}: {other.path} and {run.path} are both {run.card.size}, {run.budget}, "
                 f"seed {run.card.seed}; move one of them out of the folder."
             )
+
+
+def _check_sizes(root: Path, runs: Sequence[Run]) -> None:
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(run.card.size, run)
+        if other.blocks != run.blocks:
+            raise ValueError(
+                f"{root}: {other.path} and {run.path} are both called {run.card.size} and have "
+                f"{other.blocks:,} and {run.blocks:,} parameters in blocks; move one of them out "
+                "of the folder, or train it again with another scaling.size."
+            )
+
+
+def _check_sets(root: Path, runs: Sequence[Run]) -> None:
+    """Errors are compared over the same points only: there zero motion and the floor are equal."""
+    seen: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        for name, figures in run.card.sets.items():
+            for field in ("zero_epe_px", "floor_px"):
+                other, own = seen.setdefault((name, field), run), getattr(figures, field)
+                theirs = getattr(other.card.sets[name], field)
+                both_unknown = math.isnan(own) and math.isnan(theirs)
+                if not both_unknown and not math.isclose(own, theirs, rel_tol=SAME_PX):
+                    raise ValueError(
+                        f"{root}: {field} of set {name} is {theirs:.6g} in {other.path} and "
+                        f"{own:.6g} in {run.path}, so their points or their grids are not the "
+                        "same; move one of them out of the folder."
+                    )

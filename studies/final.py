@@ -57,8 +57,6 @@ def write_card(cfg: DictConfig, out: Path, final: Final) -> Card:
     sizes, limit = model.predictor.cfg, cfg.sequence.tokens
     steps = last_step(out)
     spent = spent_at(steps, data, sizes, limit)
-    origin = json.loads((out / RECORD).read_text())[-1]
-    cpu = origin["machine"]
     card = Card(
         size=cfg.scaling.size,
         seed=cfg.seed,
@@ -71,12 +69,25 @@ def write_card(cfg: DictConfig, out: Path, final: Final) -> Card:
         loss_nats=held_out_nats(model, final, device),
         sets=evaluated(model, final, device),
         curve=curve_of(out, data, sizes, limit),
-        git_sha=origin["git_sha"],
-        machine=f"{cpu.get('gpu', cpu['cpu'])}, {cfg.threads or cpu['cores']} threads",
-        command=origin["command"],
+        **origin_of(out, cfg.threads),
     )
     card.write(out / CARD)
     return card
+
+
+def origin_of(out: Path, threads: int | None) -> dict[str, str]:
+    """Commits, machines and commands of all goes at the run, each once, in the order of the goes.
+
+    ``threads`` of the config; None stands for all cores.
+    """
+    goes = json.loads((out / RECORD).read_text())
+    machines = [go["machine"] for go in goes]
+    told = {
+        "git_sha": [go["git_sha"] for go in goes],
+        "machine": [f"{m.get('gpu', m['cpu'])}, {threads or m['cores']} threads" for m in machines],
+        "command": [go["command"] for go in goes],
+    }
+    return {field: "; ".join(dict.fromkeys(values)) for field, values in told.items()}
 
 
 def parameters_of(model: NextFrame) -> Parameters:

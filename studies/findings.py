@@ -83,7 +83,7 @@ def findings(study: Study, set_name: str, share: float, seed: int, num_draws: in
     for measure in UNITS:
         found = [(g.flops, o) for g in groups if isinstance(o := g.optima[measure], Optimum)]
         trends[measure] = trend([flops for flops, _ in found], [each for _, each in found])
-    with_set = [figures for run in study.runs if (figures := run.figures(set_name))]
+    with_set = [run.card.sets[set_name] for run in study.runs if set_name in run.card.sets]
     return Findings(
         set_name=set_name,
         fits=tuple(_fits(study, set_name, seed, num_draws)),

@@ -11,6 +11,7 @@ from studies.laws import Estimate, Refused, estimate, num_points, residual_draws
 FEWEST_SIZES = 4  # of a parabola, which has three parameters
 FEWEST_BUDGETS = 3  # of a straight line in logarithms, which has two
 MOST_WITHOUT = 0.05  # of resamples that have no minimum among them
+FARTHEST = 10.0  # decades from the sizes that were run: a minimum beyond is told as there
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def optimum(
             "from none"
         )
     draws = np.where(without, np.nan, middle - fits[1] / (2 * np.where(without, 1.0, fits[0])))
+    draws = np.clip(draws, at.min() - FARTHEST, at.max() + FARTHEST)  # or 10 ** draws overflows
     moved = np.array([fit[0], fit[1] - 2 * fit[0] * middle, np.polyval(fit, -middle)])
     return Optimum(
         parameters=estimate(10**lowest_at, 10 ** draws[~without]),

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from studies.card import CurvePoint
 from studies.collect import Run, Study, powers, short
-from studies.findings import AXES, EVERY, Findings, IsoFlop, measured
+from studies.findings import AXES, EVERY, UNITS, Findings, IsoFlop, measured
 from studies.isoflop import Optimum
 
 Link = Callable[[Run], str]  # where a run's points lead
@@ -29,23 +30,31 @@ _LEGEND = {"fontsize": 8, "frameon": False}
 
 
 def figures_of(study: Study, found: Findings, link: Link) -> dict[str, tuple[Figure, str]]:
-    """Each picture and its caption, by the name of its files."""
+    """Each picture and its caption, by the name of its files; one without a point is left out."""
     at_end = "Each point is one run; a line is a fitted law, its band the 95 % interval."
-    figures = {
-        "curves": (
+    told = [
+        {m for m in UNITS if measured(run, m, found.set_name) is not None} for run in study.runs
+    ]
+    figures = {}
+    if any("EPE" in each for each in told) or any(_probed(run, found) for run in study.runs):
+        figures["curves"] = (
             curves(study, found, link),
             "Flow while training went on; dots: the evaluation at the end, on points of its own.",
-        ),
-        "by_size": (against(study, found, "parameters", link), f"By size. {at_end}"),
-        "by_tokens": (against(study, found, "tokens", link), f"By training tokens. {at_end}"),
-        "by_flops": (against(study, found, "FLOPs", link), f"By training FLOPs. {at_end}"),
-        "flow_loss": (flow_loss(study, found, link), "Flow against loss at the end of each run."),
-        "emergence": (
-            emergence_by_size(study, found, link),
-            f"When flow emerged: the first probe at {found.emergence_share:g} of zero motion's EPE "
-            "or less that the next one confirms. Hollow: not within the run, drawn at its end.",
-        ),
-    }
+        )
+    if any(told):
+        figures |= {
+            "by_size": (against(study, found, "parameters", link), f"By size. {at_end}"),
+            "by_tokens": (against(study, found, "tokens", link), f"By training tokens. {at_end}"),
+            "by_flops": (against(study, found, "FLOPs", link), f"By training FLOPs. {at_end}"),
+        }
+    if any({"EPE", "loss"} <= each for each in told):
+        caption = "Flow against loss at the end of each run."
+        figures["flow_loss"] = (flow_loss(study, found, link), caption)
+    figures["emergence"] = (
+        emergence_by_size(study, found, link),
+        f"When flow emerged: the first probe at {found.emergence_share:g} of zero motion's EPE "
+        "or less that the next one confirms. Hollow: not within the run, drawn at its end.",
+    )
     if any(len({run.card.size for run in group.runs}) > 2 for group in found.groups):
         caption = "Runs of one FLOP budget; a parabola where it has a minimum that can be told."
         figures["isoflop"] = (isoflop(study, found, link), caption)
@@ -59,14 +68,11 @@ def curves(study: Study, found: Findings, link: Link) -> Figure:
     colors = _size_colors(study)
     for axes, axis in zip(panels, ("tokens", "FLOPs"), strict=True):
         for run in study.runs:
-            probed = [
-                (getattr(point, axis.lower()), point.sets[found.set_name].epe_px)
-                for point in run.card.curve
-                if found.set_name in point.sets and point.tokens > 0
-            ]
             color = colors[run.card.size]
-            if probed:
-                axes.plot(*zip(*probed, strict=True), color=color, linewidth=1, alpha=0.7)
+            if points := _probed(run, found):
+                x = [getattr(point, axis.lower()) for point in points]
+                y = [point.sets[found.set_name].epe_px for point in points]
+                axes.plot(x, y, color=color, linewidth=1, alpha=0.7)
             if (end := measured(run, "EPE", found.set_name)) is not None:
                 _points(axes, [run], [AXES[axis](run)], [end], color, "o", link)
         _levels(axes, found)
@@ -196,6 +202,13 @@ def isoflop(study: Study, found: Findings, link: Link) -> Figure:
     return figure
 
 
+def _probed(run: Run, found: Findings) -> list[CurvePoint]:
+    """Probes of the set while the run trained; none where no error is finite."""
+    known = [each for each in run.card.curve if found.set_name in each.sets and each.tokens > 0]
+    finite = any(np.isfinite(each.sets[found.set_name].epe_px) for each in known)
+    return known if finite else []
+
+
 def _runs(
     axes: Axes,
     runs: Sequence[Run],
@@ -269,14 +282,12 @@ def _of_measure(measure: str, found: Findings) -> str:
 
 def _epe_axis(axes: Axes, found: Findings) -> None:
     """Logarithmic, unless the floor is (nearly) 0, which has no place on such an axis."""
-    lowest = [found.floor_px, *(offsets[:, 1].min() for offsets in _offsets(axes))]
-    if min(lowest) > _NEARLY_NONE * found.zero_px:
+    shown = [found.floor_px, *(y for offsets in _offsets(axes) for y in offsets[:, 1])]
+    if min(shown) > _NEARLY_NONE * found.zero_px:
         _log(axes.yaxis)
         return
     # What an untrained model answers, anywhere, is not what the picture is about.
-    axes.set_ylim(
-        -0.03 * found.zero_px, 1.3 * max(found.zero_px, *(o[:, 1].max() for o in _offsets(axes)))
-    )
+    axes.set_ylim(-0.03 * found.zero_px, 1.3 * max(found.zero_px, *shown))
 
 
 def _offsets(axes: Axes) -> list[np.ndarray]:

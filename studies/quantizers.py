@@ -86,5 +86,7 @@ def _train(cfg: DictConfig, data: SyntheticDataModule, path: Path) -> None:
     partial = partial_path(path)
     quantizer = instantiate(cfg.model.quantizer, _convert_="object")
     quantizer = train_quantizer(alone, quantizer, scenes, partial)
-    save(quantizer, partial, {"made_from": what_decides(cfg, data)} | provenance(cfg.seed))
+    note = {"decided_by": what_decides(cfg, data), "step": cfg.quantizer_steps}
+    note["data"] = "synthetic scenes of all stages, mixed"
+    save(quantizer, partial, note | provenance(cfg.seed))
     partial.replace(path)

@@ -72,6 +72,14 @@ def test_the_door_writes_beside_the_runs_and_says_what_it_found(knock, capsys, t
         (["runs=study", "out=study/d/study.json"], "out=study/d/study.json is a file"),
         (["runs=study", "out=study/d/study.json/in"], "is a file or lies in one; name a folder"),
         (["runs=study", "emergence_share=2"], "emergence_share=2 is no share of 1"),
+        (["runs=study", "emergence_share=half"], "emergence_share=half is no share of 1"),
+        (["runs=7"], "runs=7 is no text; name a folder, one called 7 as runs=./7."),
+        (["runs=study", "out=7"], "out=7 is no text; name a folder, one called 7 as out=./7."),
+        (["runs=study", "num_draws=0"], "num_draws=0 is no whole number from 20 on"),
+        (["runs=study", "num_draws=2.5"], "num_draws=2.5 is no whole number from 20 on"),
+        (["runs=study", "num_draws=-1"], "num_draws=-1 is no whole number from 20 on"),
+        (["runs=study", "seed=-1"], "seed=-1 is no whole number from 0 on; set seed=0."),
+        (["runs=unlike"], "unlike: d32-1e+06tokens-seed0 and other are both called d32 and have"),
         (["runs=twice"], "twice: one and two are both d32, 1M tokens, seed 0"),
     ],
 )
@@ -79,6 +87,8 @@ def test_a_mistake_is_one_sentence(words, sentence, said, tmp_path):
     write(tmp_path / "study", card(), "d")
     write(tmp_path / "twice", card(), "one")
     write(tmp_path / "twice", card(), "two")
+    write(tmp_path / "unlike", card())
+    write(tmp_path / "unlike", card(seed=1, blocks=70_000), "other")
     (tmp_path / "empty").mkdir()
     (tmp_path / "torn" / "r").mkdir(parents=True)
     (tmp_path / "torn" / "r" / CARD).write_text("{")

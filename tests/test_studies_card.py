@@ -51,6 +51,35 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
     assert plain["schema"] == 1 and plain["sets"]["easy"]["epe_ci95_px"] == [1.25, 1.75]
 
 
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        (lambda plain: plain["parameters"].update(blocks=0), "parameters.blocks is 0"),
+        (lambda plain: plain.update(tokens=0), "tokens is 0"),
+        (lambda plain: plain.update(flops=None), "flops is None"),
+        (lambda plain: plain.update(budget={"tokens": -1.0}), "budget.tokens is -1.0"),
+        (lambda plain: plain["sets"]["easy"].update(zero_epe_px=0), "sets.easy.zero_epe_px is 0"),
+        (lambda plain: plain["sets"]["easy"].update(zero_epe_px=None), "zero_epe_px is None"),
+        (
+            lambda plain: plain["curve"][0]["sets"]["easy"].update(zero_epe_px=0.0),
+            "curve.0.sets.easy.zero_epe_px is 0.0",
+        ),
+    ],
+)
+def test_what_is_divided_by_is_above_zero_or_the_card_is_damaged(tmp_path, change, field):
+    plain = json.loads(json.dumps(asdict(card())))
+    change(plain)
+    (tmp_path / CARD).write_text(json.dumps(plain))
+    with pytest.raises(ValueError, match=f"{field}, expected a number above 0"):
+        Card.read(tmp_path / CARD)
+
+
+def test_an_error_that_diverged_is_no_damage(tmp_path):
+    easy = replace(card().sets["easy"], epe_px=math.nan)
+    replace(card(), sets={"easy": easy}).write(tmp_path / CARD)
+    assert math.isnan(Card.read(tmp_path / CARD).sets["easy"].epe_px)
+
+
 def test_a_loss_that_diverged_is_null_in_the_file_and_no_number_in_the_card(tmp_path):
     replace(card(), loss_nats=math.nan).write(tmp_path / CARD)
     assert json.loads((tmp_path / CARD).read_text())["loss_nats"] is None

@@ -48,6 +48,29 @@ def test_two_cards_of_one_size_budget_and_seed_are_refused(tmp_path):
         collect(tmp_path)
 
 
+def test_runs_that_were_asked_other_points_are_refused(tmp_path):
+    figures = card().sets["easy"]
+    write(tmp_path, card(), "one")
+    rounded = replace(figures, zero_epe_px=figures.zero_epe_px * (1 + 1e-6))
+    write(tmp_path, card(seed=1, sets={"easy": rounded}), "rounded")
+    write(tmp_path, card(seed=2, sets={"hard": replace(figures, floor_px=1.0)}), "of another set")
+    assert len(collect(tmp_path).runs) == 3
+    for field, value in (("zero_epe_px", 8.1), ("floor_px", 0.0)):
+        odd = replace(figures, **{field: value})
+        run = write(tmp_path, card(seed=3, sets={"easy": odd}), field)
+        said = f"{field} of set easy is .* in .* and .*, so their points or their grids are not"
+        with pytest.raises(ValueError, match=said):
+            collect(tmp_path)
+        (run / CARD).unlink()
+
+
+def test_another_model_under_the_name_of_a_size_is_refused(tmp_path):
+    write(tmp_path, card(), "one")
+    write(tmp_path, card(seed=1, blocks=60_001), "two")
+    with pytest.raises(ValueError, match="called d32 and have 60,000 and 60,001 parameters"):
+        collect(tmp_path)
+
+
 def test_a_folder_that_is_not_there_or_holds_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no folder; give the folder of a study"):
         collect(tmp_path / "nowhere")

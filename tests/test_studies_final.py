@@ -12,7 +12,15 @@ from data.curriculum import HeldOutScenes, Stage, SyntheticDataModule
 from data.synthetic import SceneConfig
 from lras.predictor_module import PredictorModule
 from studies.budget import spent_at
-from studies.final import Final, curve_of, evaluated, figures_of, held_out_nats, parameters_of
+from studies.final import (
+    Final,
+    curve_of,
+    evaluated,
+    figures_of,
+    held_out_nats,
+    origin_of,
+    parameters_of,
+)
 from tests.tiny_model import tiny_model
 from tracing.config import TracerConfig, Traces
 from tracing.probe import ProbeSet, synthetic
@@ -94,6 +102,19 @@ def test_parameters_are_told_by_group():
     told = parameters_of(model)
     assert (told.blocks, told.head, told.total) == (blocks, 0, sum(counts.values()))
     assert told.embeddings == told.total - blocks
+
+
+def test_a_run_of_several_goes_tells_every_commit_machine_and_command_once(tmp_path):
+    goes = [
+        {"git_sha": sha, "machine": {"cpu": cpu, "cores": 2}, "command": words}
+        for sha, cpu, words in (("0a", "Z80", "x"), ("1b", "Z80", "x"), ("1b", "6502", "x y"))
+    ]
+    goes[2]["machine"]["gpu"] = "1 x H1"
+    (tmp_path / "record.json").write_text(json.dumps(goes))
+    told = {"git_sha": "0a; 1b", "machine": "Z80, 1 threads; 1 x H1, 1 threads"}
+    assert origin_of(tmp_path, 1) == told | {"command": "x; x y"}
+    (tmp_path / "record.json").write_text(json.dumps(goes[:1]))
+    assert origin_of(tmp_path, None)["machine"] == "Z80, 2 threads"
 
 
 def test_the_curve_is_the_probes_by_tokens_and_flops(tmp_path):

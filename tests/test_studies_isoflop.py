@@ -31,6 +31,17 @@ def test_a_known_optimum_comes_back_and_its_interval_holds_it_as_often_as_promis
     assert (found.sizes, found.runs) == (5, 15)
 
 
+def test_a_resample_that_is_all_but_flat_has_a_minimum_far_away_and_no_overflow(monkeypatch):
+    parameters, y, cells = bowl(5e5)
+    at = np.log10(parameters) - np.log10(parameters).mean()
+    drawn = np.zeros((40, len(y)))
+    drawn[0] = -(0.2 - 1e-9) * at**2  # leaves next to nothing of the bend
+    monkeypatch.setattr("studies.isoflop.residual_draws", lambda *_: drawn)
+    with np.errstate(all="raise"):
+        found = optimum(parameters, y, cells, seed=0)
+    assert found.parameters.value == pytest.approx(5e5) and np.isfinite(found.parameters.high)
+
+
 def test_without_noise_the_optimum_is_exact():
     found = optimum(*bowl(3e5), seed=0)
     assert found.parameters.value == pytest.approx(3e5, rel=1e-9)

@@ -154,6 +154,21 @@ def test_runs_that_diverged_are_counted_and_do_not_spoil_the_rest(tmp_path):
     assert "–" in row
 
 
+@pytest.mark.parametrize("what, left", [("EPE", "by_size"), ("EPE and loss", "emergence")])
+def test_a_study_whose_runs_all_diverged_has_a_page_without_those_pictures(what, left, tmp_path):
+    none = replace(card().sets["easy"], epe_px=math.nan, floor_px=0.0)
+    for size, blocks in list(SIZES.items())[:3]:
+        made = card(size=size, blocks=blocks, sets={"easy": none}, curve=curve([math.nan] * 3))
+        made = replace(made, budget={"flops": 1e12})
+        lost = replace(made, loss_nats=math.nan)
+        write(tmp_path, made if what == "EPE" else lost)
+    study, found = collect(tmp_path), found_of(tmp_path)
+    assert "3 without a finite EPE on easy" in summary_of(study, found)[0]
+    names = {path.stem for path in write_page(study, found, tmp_path / "report")}
+    assert left in names and not {"curves", "flow_loss"} & names
+    assert ("by_size" in names) == (what == "EPE")
+
+
 def test_a_run_without_error_and_a_floor_of_zero_are_drawn_and_said(tmp_path):
     """On scenes that move by whole patches the floor is 0, and a good model reaches it."""
     figures = replace(card().sets["easy"], floor_px=0.0)
