@@ -48,7 +48,8 @@ class FileCache:
                 try:
                     copy(partial)
                     _check(partial, size, sha256, origin)
-                    partial.replace(path)
+                    with self._locked("lock"):  # who counts meets it under one of its two names
+                        partial.replace(path)
                 finally:
                     partial.unlink(missing_ok=True)
             with suppress(FileNotFoundError):  # gone again: the caller comes back

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import threading
 import time
 from itertools import islice
 from pathlib import Path
@@ -137,14 +138,8 @@ def fetch_at_random(folder, seed, copies):
                 break
             except FileNotFoundError:
                 continue
-        held = 0
-        for each in folder.iterdir():
-            if each.suffix == ".tar":
-                try:
-                    held += each.stat().st_size
-                except FileNotFoundError:
-                    continue
-        assert held <= 3500
+        with cache._locked("lock"):  # nothing comes or goes
+            assert sum(each.stat().st_size for each in folder.glob("*.tar")) <= 3500
 
 
 def test_processes_share_a_cache_without_reading_halves_or_passing_its_bound(tmp_path):
@@ -158,6 +153,26 @@ def test_processes_share_a_cache_without_reading_halves_or_passing_its_bound(tmp
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_copy_takes_its_name_when_nobody_counts(tmp_path):
+    cache, copied, go = FileCache(tmp_path, 3500), threading.Event(), threading.Event()
+
+    def copy(path):
+        path.write_bytes(b"x" * 1000)
+        copied.set()
+        go.wait(60)
+
+    digest = hashlib.sha256(b"x" * 1000).hexdigest()
+    fetching = threading.Thread(target=cache.fetch, args=("x.tar", 1000, digest, copy, "it"))
+    fetching.start()
+    assert copied.wait(60)
+    with cache._locked("lock"):
+        go.set()
+        fetching.join(0.3)
+        assert not (tmp_path / "x.tar").exists()
+    fetching.join(60)
+    assert (tmp_path / "x.tar").is_file()
 
 
 def test_a_copy_that_was_given_up_does_not_take_room_for_ever(tmp_path):
