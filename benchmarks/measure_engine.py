@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -111,14 +112,19 @@ def argmax_is_right(
     return distances(named, perfect) < 1e-3
 
 
-def zoom(model: NextFrame, points: PointPairs) -> dict:
-    """EPE by number of scales, baselines on the same points, and where the arg-max is right."""
+def zoom(model: NextFrame, points: PointPairs, num_masks: int | None = None) -> dict:
+    """EPE by number of scales, baselines on the same points, and where the arg-max is right.
+
+    ``num_masks`` are those of the first scale, in every row; crops keep the default number.
+    """
     grid = PatchGrid(*points.frame0.shape[-2:], model.patch_px, model.code_px)
+    usual = TracerConfig().num_masks
+    cfg = TracerConfig(num_masks=num_masks or usual)
+    crops = ZoomConfig(scales=SCALES[-1], num_masks=usual)
     tracers: dict[str, Tracer] = {
-        f"{scales}": kl_tracer(model, TracerConfig(), zoom=ZoomConfig(scales=scales))
-        for scales in SCALES
+        f"{scales}": kl_tracer(model, cfg, zoom=replace(crops, scales=scales)) for scales in SCALES
     }
-    tracers["1, arg-max"] = kl_tracer(model, TracerConfig(peak="argmax"))
+    tracers["1, arg-max"] = kl_tracer(model, replace(cfg, peak="argmax"))
     tracers |= {tracer.name: tracer for tracer in (DIS(), DIS(enlarge=4), ZeroMotion())}
     table, right = {}, []
     for seed in MASK_SEEDS:
@@ -136,7 +142,8 @@ def zoom(model: NextFrame, points: PointPairs) -> dict:
     ).expand(where.shape)
     return {
         "scales": table,
-        "zoom": vars(ZoomConfig(scales=SCALES[-1])),
+        "zoom": vars(crops),
+        "num_masks": cfg.num_masks,
         "floor_px": readout_floor(points, grid.patch_px),
         "right_share": where.double().mean().item(),
         "right_points": int(where.sum()),
@@ -199,6 +206,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=WORK / "probe_nano", help="a trained run")
     parser.add_argument("--pairs", type=int, help=f"of {POINTS_PER_PAIR} points each")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--masks", type=int, help="of the first scale, for zoom")
+    parser.add_argument("--tag", help="the result file is engine_WHAT_TAG.json")
     parser.add_argument("--folder", type=Path, help="where the result file goes")
     options = parser.parse_args()
     if not options.run.is_dir():
@@ -206,18 +215,25 @@ def main() -> None:
             f"there is no run at {options.run}; make it with `python benchmarks/measure_probe.py "
             "nano`, or name one: --run DIR"
         )
+    if options.masks is not None and (options.what != "zoom" or options.masks < 1):
+        sys.exit(f"got --masks {options.masks} for {options.what}; it takes at least 1, for zoom")
     torch.set_num_threads(options.threads)
+    study = STUDIES[options.what]
+    if options.masks:
+        study = partial(zoom, num_masks=options.masks)
     points = hard_points(options.pairs or NUM_PAIRS[options.what])
     start = time.monotonic()
     with torch.no_grad():
-        figures = STUDIES[options.what](load(options.run).eval(), points)
+        figures = study(load(options.run).eval(), points)
     figures["num_points"], figures["mask_seeds"] = points.visible.numel(), list(MASK_SEEDS)
     figures["minutes"] = round((time.monotonic() - start) / 60, 2)
     trained = origin(options.run) | {"model_git_sha": note_of(options.run)["git_sha"]}
     trained["trained_with"] = trained["trained_with"].replace(str(SHARED), "../shared/data")
     figures["model"] = trained
     command = f"python benchmarks/measure_engine.py {options.what}"
-    name, seeds = f"engine_{options.what}.json", sorted({SEED, *MASK_SEEDS})
+    command += f" --masks {options.masks}" if options.masks else ""
+    name = "_".join(["engine", options.what, *([options.tag] if options.tag else [])]) + ".json"
+    seeds = sorted({SEED, *MASK_SEEDS})
     path = write_result(name, figures, command, seeds, options.folder)
     print(path.read_text())
 
