@@ -5,11 +5,13 @@
     python benchmarks/measure_engine.py search --run DIR     coarse-to-fine against full read-out
     python benchmarks/measure_engine.py silent --run DIR     tracers that flip no code, and retries
 
-DIR is a run of ``experiment=lras_nano``. Points are of held-out hard scenes and move by at least
-1 px; each seed of the masks traces the same points, and a point's error is its mean over the seeds.
+DIR is a run of ``experiment=lras_nano``, lras_nano_long or lras_nano_patch8. Points are of held-out
+hard scenes and move by at least 1 px; each seed of the masks traces the same points, and a point's
+error is its mean over the seeds.
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -228,7 +230,8 @@ def main() -> None:
     figures["num_points"], figures["mask_seeds"] = points.visible.numel(), list(MASK_SEEDS)
     figures["minutes"] = round((time.monotonic() - start) / 60, 2)
     trained = origin(options.run) | {"model_git_sha": note_of(options.run)["git_sha"]}
-    trained["trained_with"] = trained["trained_with"].replace(str(SHARED), "../shared/data")
+    words = trained["trained_with"].replace(str(SHARED), "../shared/data")
+    trained["trained_with"] = re.sub(r"(init_from|quantizer)=\S*/\S+", r"\1=RUN", words)
     figures["model"] = trained
     command = f"python benchmarks/measure_engine.py {options.what}"
     command += f" --masks {options.masks}" if options.masks else ""
