@@ -197,8 +197,13 @@ class TaskFolder:
         return result
 
     def give_up(self) -> None:
-        """After a failure: delete what is half-written and, if no task is done, all of ours."""
+        """After a failure: delete what is half-written, claims of the dead, which may have been
+        ended while they let go, and, if no task is done, all of ours."""
         sweep(self._folders())
+        for path in self.path.glob("*.claim"):
+            with contextlib.suppress(FileNotFoundError):  # someone else cleared up
+                if (void := claim(path)) is not None:
+                    void.release()
         done = len(self.open_tasks()) < self.job.num_tasks
         if not done and self.result() is None and not any(self.path.glob("*.claim")):
             self.discard()

@@ -130,6 +130,7 @@ def test_an_input_that_crashes_its_worker_is_told_to_the_next_one(out):
 def test_workers_that_are_killed_again_and_again_end_the_command(out):
     with pytest.raises(RuntimeError, match="killed by SIGKILL 3 times in a row"):
         run_job(Letters(out, harm="SIGKILL"), EngineConfig(workers=2))
+    assert not list((out / ".tasks").glob("*.claim"))
     assert run_job(Letters(out), LOCAL)["all"] == list("abcdef")
 
 
