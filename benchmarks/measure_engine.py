@@ -114,19 +114,27 @@ def argmax_is_right(
     return distances(named, perfect) < 1e-3
 
 
-def zoom(model: NextFrame, points: PointPairs, num_masks: int | None = None) -> dict:
+def zoom(
+    model: NextFrame,
+    points: PointPairs,
+    num_masks: int | None = None,
+    crop_masks: int | None = None,
+    augmentations: int = 1,
+) -> dict:
     """EPE by number of scales, baselines on the same points, and where the arg-max is right.
 
-    ``num_masks`` are those of the first scale, in every row; crops keep the default number.
+    ``num_masks`` are those of the first scale, in every row, ``crop_masks`` those of the others;
+    every scale of every row asks about as many guises of the frames.
     """
     grid = PatchGrid(*points.frame0.shape[-2:], model.patch_px, model.code_px)
     usual = TracerConfig().num_masks
     cfg = TracerConfig(num_masks=num_masks or usual)
-    crops = ZoomConfig(scales=SCALES[-1], num_masks=usual)
+    crops = ZoomConfig(scales=SCALES[-1], num_masks=crop_masks or usual)
+    ask = partial(kl_tracer, model, augmentations=augmentations)
     tracers: dict[str, Tracer] = {
-        f"{scales}": kl_tracer(model, cfg, zoom=replace(crops, scales=scales)) for scales in SCALES
+        f"{scales}": ask(cfg, zoom=replace(crops, scales=scales)) for scales in SCALES
     }
-    tracers["1, arg-max"] = kl_tracer(model, replace(cfg, peak="argmax"))
+    tracers["1, arg-max"] = ask(replace(cfg, peak="argmax"))
     tracers |= {tracer.name: tracer for tracer in (DIS(), DIS(enlarge=4), ZeroMotion())}
     table, right = {}, []
     for seed in MASK_SEEDS:
@@ -146,6 +154,7 @@ def zoom(model: NextFrame, points: PointPairs, num_masks: int | None = None) -> 
         "scales": table,
         "zoom": vars(crops),
         "num_masks": cfg.num_masks,
+        "augmentations": augmentations,
         "floor_px": readout_floor(points, grid.patch_px),
         "right_share": where.double().mean().item(),
         "right_points": int(where.sum()),
@@ -209,6 +218,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help=f"of {POINTS_PER_PAIR} points each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--masks", type=int, help="of the first scale, for zoom")
+    parser.add_argument("--crop-masks", type=int, help="of the other scales, for zoom")
+    parser.add_argument("--augmentations", type=int, help="guises of the frames, for zoom")
     parser.add_argument("--tag", help="the result file is engine_WHAT_TAG.json")
     parser.add_argument("--folder", type=Path, help="where the result file goes")
     options = parser.parse_args()
@@ -217,12 +228,14 @@ def main() -> None:
             f"there is no run at {options.run}; make it with `python benchmarks/measure_probe.py "
             "nano`, or name one: --run DIR"
         )
-    if options.masks is not None and (options.what != "zoom" or options.masks < 1):
-        sys.exit(f"got --masks {options.masks} for {options.what}; it takes at least 1, for zoom")
+    for_zoom = {"masks": "num_masks", "crop_masks": "crop_masks", "augmentations": "augmentations"}
+    chosen = {name: n for name in for_zoom if (n := getattr(options, name)) is not None}
+    for name, number in chosen.items():
+        if options.what != "zoom" or number < 1:
+            word = name.replace("_", "-")
+            sys.exit(f"got --{word} {number} for {options.what}; it takes at least 1, for zoom")
     torch.set_num_threads(options.threads)
-    study = STUDIES[options.what]
-    if options.masks:
-        study = partial(zoom, num_masks=options.masks)
+    study = partial(STUDIES[options.what], **{for_zoom[name]: n for name, n in chosen.items()})
     points = hard_points(options.pairs or NUM_PAIRS[options.what])
     start = time.monotonic()
     with torch.no_grad():
@@ -234,7 +247,7 @@ def main() -> None:
     trained["trained_with"] = re.sub(r"(init_from|quantizer)=\S*/\S+", r"\1=RUN", words)
     figures["model"] = trained
     command = f"python benchmarks/measure_engine.py {options.what}"
-    command += f" --masks {options.masks}" if options.masks else ""
+    command += "".join(f" --{name.replace('_', '-')} {n}" for name, n in chosen.items())
     name = "_".join(["engine", options.what, *([options.tag] if options.tag else [])]) + ".json"
     seeds = sorted({SEED, *MASK_SEEDS})
     path = write_result(name, figures, command, seeds, options.folder)

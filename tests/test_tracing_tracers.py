@@ -148,6 +148,7 @@ def test_the_config_lists_the_defaults_of_the_dataclasses(name):
         assert listed == asdict(getattr(documented, group))
         assert instantiate(given[group]) == getattr(documented, group)
     assert given.occlusion == documented.occlusion and given.return_px == documented.return_px
+    assert given.augmentations == documented.augmentations
 
 
 def test_zwm_compat_is_the_published_protocol():

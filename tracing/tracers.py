@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
+from tracing.augmentation import Augmented, check_augmentations
 from tracing.benchmarks.base import Tracer
 from tracing.config import TracerConfig
 from tracing.consistency import ForwardBackward
@@ -21,16 +22,18 @@ def kl_tracer(
     *,
     engine: EngineConfig | None = None,
     zoom: ZoomConfig | None = None,
+    augmentations: int = 1,
     max_batch: int = 64,
     control: Control = "none",
 ) -> Tracer:
     """The KL tracer of a config; ``engine`` is for models that fork, ``max_batch`` for others.
 
     With several scales it is a ``Zoom``: tell it the model's size by ``at`` where frames have
-    another.
+    another. Every scale asks about ``augmentations`` guises of the frames, see ``Augmented``.
 
     Raises:
-        ValueError: the map is asked for cell by cell, but the model's codes have no cells.
+        ValueError: the map is asked for cell by cell, but the model's codes have no cells; or what
+            ``Augmented`` refuses.
     """
     if cfg and cfg.placement == "query" and getattr(model, "painted_px", 0) > model.code_px:
         raise ValueError(
@@ -43,7 +46,8 @@ def kl_tracer(
             return KLEngine(model, cfg, engine, control)
         return KLTracer(model, cfg, max_batch, control)
 
-    return _zoomed(one_scale, model.patch_px, cfg or TracerConfig(), zoom or ZoomConfig())
+    ask = _in_guises(one_scale, augmentations, model.patch_px)
+    return _zoomed(ask, model.patch_px, cfg or TracerConfig(), zoom or ZoomConfig())
 
 
 def rgb_tracer(
@@ -51,14 +55,24 @@ def rgb_tracer(
     cfg: TracerConfig | None = None,
     *,
     zoom: ZoomConfig | None = None,
+    augmentations: int = 1,
     max_batch: int = 64,
 ) -> Tracer:
-    """The RGB tracer of a config; with several scales as ``kl_tracer``."""
+    """The RGB tracer of a config; with several scales or augmentations as ``kl_tracer``."""
 
     def one_scale(cfg: TracerConfig) -> Tracer:
         return RGBTracer(model, cfg, max_batch)
 
-    return _zoomed(one_scale, model.patch_px, cfg or TracerConfig(), zoom or ZoomConfig())
+    ask = _in_guises(one_scale, augmentations, model.patch_px)
+    return _zoomed(ask, model.patch_px, cfg or TracerConfig(), zoom or ZoomConfig())
+
+
+def _in_guises(
+    one_scale: Callable[[TracerConfig], Tracer], augmentations: int, patch_px: int
+) -> Callable[[TracerConfig], Tracer]:
+    if augmentations == 1:
+        return one_scale
+    return lambda cfg: Augmented(one_scale(cfg), cfg, augmentations, patch_px)
 
 
 def _zoomed(
@@ -84,10 +98,12 @@ class TracerSetup:
     engine: EngineConfig = field(default_factory=EngineConfig)
     occlusion: Occlusion = "peak_kl"  # what says whether a point is visible, see tracing.occlusion
     return_px: float = 4.0  # px of the frames; threshold of forward_backward and both
+    augmentations: int = 1  # guises of the frames that are asked about, up to 8: Augmented
     max_batch: int = 64  # sequences of one forward, for tracers other than the engine
 
     def __post_init__(self) -> None:
         check_occlusion(self.occlusion)
+        check_augmentations(self.augmentations, self.cfg)
 
     def kl(self, model: NextFrameModel, control: Control = "none") -> Tracer:
         return kl_tracer(
@@ -95,12 +111,14 @@ class TracerSetup:
             self.cfg,
             engine=self.engine,
             zoom=self.zoom,
+            augmentations=self.augmentations,
             max_batch=self.max_batch,
             control=control,
         )
 
     def rgb(self, model: NextFrameModel) -> Tracer:
-        return rgb_tracer(model, self.cfg, zoom=self.zoom, max_batch=self.max_batch)
+        how = {"zoom": self.zoom, "augmentations": self.augmentations}
+        return rgb_tracer(model, self.cfg, max_batch=self.max_batch, **how)
 
     def judged(self, tracer: Tracer) -> Tracer:
         """The tracer as it takes frames, with what the occlusion rule needs beside it."""
@@ -112,4 +130,5 @@ class TracerSetup:
         """What the results' ``protocol`` says, JSON-ready."""
         said = {"tracer_config": asdict(self.cfg), "zoom": asdict(self.zoom)}
         said |= {"engine": asdict(self.engine), "occlusion_rule": self.occlusion}
+        said |= {"augmentations": self.augmentations} if self.augmentations > 1 else {}
         return said | ({} if self.occlusion == "peak_kl" else {"return_px": self.return_px})
