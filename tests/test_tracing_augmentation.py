@@ -155,6 +155,11 @@ def test_what_cannot_be_averaged_is_refused_before_anything_runs(num, other, sai
     TracerSetup(cfg=cfg, augmentations=1)
 
 
+def test_what_is_no_whole_number_is_refused_by_name():
+    with pytest.raises((ValueError, TypeError), match="augmentations"):
+        TracerSetup(augmentations="two")
+
+
 def test_oblong_frames_are_mirrored_but_not_transposed():
     frames, points = FRAMES[..., :8, :], POINTS * torch.tensor([1.0, 0.5])
     assert kl_tracer(tiny_model(), augmentations=UPRIGHT)(*frames, points).xy.isfinite().all()

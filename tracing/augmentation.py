@@ -72,7 +72,7 @@ UPRIGHT = sum(not guise.transpose for guise in GUISES)
 def check_augmentations(num: int, cfg: TracerConfig) -> None:
     """Raise ValueError for a number that is not from 1 to 8, and for maps that cannot be mirrored
     (placement=query) or averaged (search=coarse_to_fine)."""
-    if not 1 <= num <= len(GUISES):
+    if num not in range(1, len(GUISES) + 1):  # what is no whole number is not, either
         raise ValueError(
             f"augmentations={num} is not from 1 to {len(GUISES)}; use 1 for the frames as they "
             f"are, {len(GUISES)} for the best answer."
