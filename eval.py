@@ -84,7 +84,8 @@ def say_estimate(
     pairs = len(first.points)
     if cfg.tracer.zoom.scales > 1:  # crops ask one query each
         pairs = max(pairs, cfg.tracer.zoom.max_crops)
-    said = estimate(engine, (side, side), first.points.shape[1], cfg.device, pairs)
+    queries, guises = first.points.shape[1], cfg.tracer.augmentations
+    said = estimate(engine, (side, side), queries, cfg.device, pairs, guises)
     console.print(f"tracing: {said}", soft_wrap=True, highlight=False, markup=False)
 
 

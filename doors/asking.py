@@ -94,7 +94,8 @@ def answer(
         frame_hw = tuple(side * model.patch_px for side in grid_hw)
         queries = min(block, question.count(grid_hw))
         pairs = setup.zoom.max_crops if setup.zoom.scales > 1 else 1
-        said_first = estimate(engine, frame_hw, queries, cfg.device, pairs)
+        guises = setup.augmentations
+        said_first = estimate(engine, frame_hw, queries, cfg.device, pairs, guises)
         console.print(f"tracing: {said_first}", **PLAIN)
     memory = Kept(out / ANSWERS, said | {"block": block, "back": question.back}, FREE)
     again = f"the same command with hydra.run.dir={out} goes on"

@@ -22,6 +22,9 @@ def test_tokens_in_flight_stay_under_the_bound_and_memory_follows(max_tokens):
     assert few.memory_bytes <= many.memory_bytes
     assert many.tokens_per_query < few.tokens_per_query  # more share a prefix
     assert "200 queries" in str(many) and "GB" in str(many)
+    guises = estimate(engine, (32, 32), 200, "cpu", guises=8)
+    assert guises.tokens_per_query == 8 * many.tokens_per_query
+    assert guises.memory_bytes == many.memory_bytes
 
 
 @pytest.mark.parametrize("read_out", ["all", "first"])
@@ -42,4 +45,6 @@ def test_the_engine_is_found_inside_other_tracers_and_only_there():
     assert engine_within(Resized(engine, (32, 32))) is engine
     zoom = kl_tracer(loud_model(), zoom=ZoomConfig(scales=2))
     assert engine_within(zoom) is zoom.on_whole
+    guises = kl_tracer(loud_model(), zoom=ZoomConfig(scales=2), augmentations=2)
+    assert engine_within(guises) is guises.on_whole.tracer
     assert engine_within(KLTracer(ShiftOracle((0, 0), 8, 4))) is None

@@ -13,7 +13,7 @@ from tests.fake_datasets import write_flow_pair
 from tests.tiny_model import tiny_model
 from tracing.benchmarks.base import evaluate
 from tracing.benchmarks.flow import FlowPairs, Resized
-from tracing.benchmarks.line_up import control_tracers, line_up
+from tracing.benchmarks.line_up import control_tracers, line_up, options_of
 from tracing.benchmarks.synthetic import SyntheticScenes
 from tracing.config import TracerConfig
 from tracing.consistency import ForwardBackward
@@ -149,6 +149,7 @@ def test_the_config_lists_the_defaults_of_the_dataclasses(name):
         assert instantiate(given[group]) == getattr(documented, group)
     assert given.occlusion == documented.occlusion and given.return_px == documented.return_px
     assert given.augmentations == documented.augmentations
+    assert not options_of(given)
 
 
 def test_zwm_compat_is_the_published_protocol():

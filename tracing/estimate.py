@@ -34,10 +34,12 @@ def estimate(
     queries: int,
     device: torch.device | str,
     pairs: int = 1,
+    guises: int = 1,
 ) -> Estimate:
     """For ``pairs`` of frames of a size in px that are traced in one call.
 
-    A tracer is taken to change one patch if isolated, else six.
+    A tracer is taken to change one patch if isolated, else six; ``guises`` of the frames are asked
+    about in turn, so they cost tokens and no memory.
 
     Raises:
         ValueError: the bound on tokens is too small for one query.
@@ -61,7 +63,7 @@ def estimate(
     logits = 2 * together * hidden * read * model.num_columns + 2 * LOGITS
     in_flight = min(bound, together * (held + group * fork))
     memory = in_flight * model.token_bytes + logits * LOGIT_BYTES // 2
-    return Estimate(queries, per_query, in_flight, memory)
+    return Estimate(queries, guises * per_query, in_flight, memory)
 
 
 def engine_within(tracer: Any) -> KLEngine | None:

@@ -14,7 +14,8 @@ from tracing.tracers import TracerSetup
 
 MODEL_TRACERS = ("kl", "rgb")
 TRACERS = (*MODEL_TRACERS, *NAMES)
-SHARED = ("name", "cfg", "zoom", "engine", "occlusion", "return_px")  # configs/tracer/kl.yaml
+# Keys of configs/tracer/kl.yaml, which are no options of a baseline.
+SHARED = ("name", "cfg", "zoom", "engine", "augmentations", "occlusion", "return_px")
 
 
 def options_of(tracer: Mapping[str, Any]) -> dict[str, Any]:
