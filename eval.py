@@ -40,8 +40,8 @@ HOW_ONLY = ("device",)  # of the task: where, not what
 def setup_of(cfg: DictConfig) -> TracerSetup:
     """How the config wants KL and RGB tracers."""
     parts = {name: instantiate(cfg.tracer[name]) for name in ("cfg", "zoom", "engine")}
-    judged = {name: cfg.tracer[name] for name in ("occlusion", "return_px", "augmentations")}
-    return TracerSetup(**parts, **judged, max_batch=cfg.max_batch)
+    plain = {name: cfg.tracer[name] for name in ("augmentations", "occlusion", "return_px")}
+    return TracerSetup(**parts, **plain, max_batch=cfg.max_batch)
 
 
 def protocol(cfg: DictConfig, setup: TracerSetup, model: NextFrame | None, about: dict) -> dict:

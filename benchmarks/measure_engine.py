@@ -206,6 +206,11 @@ STUDIES: dict[str, Callable[[NextFrame, PointPairs], dict]] = {
     "search": search,
     "silent": silent,
 }
+FOR_ZOOM = {  # options of the zoom study alone: its argument, and what it counts
+    "--masks": ("num_masks", "masks of the first scale"),
+    "--crop-masks": ("crop_masks", "masks of the other scales"),
+    "--augmentations": ("augmentations", "guises of the frames"),
+}
 NUM_PAIRS = {"orders": 32, "zoom": 36, "search": 32, "silent": 512}
 
 
@@ -217,9 +222,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=WORK / "probe_nano", help="a trained run")
     parser.add_argument("--pairs", type=int, help=f"of {POINTS_PER_PAIR} points each")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--masks", type=int, help="of the first scale, for zoom")
-    parser.add_argument("--crop-masks", type=int, help="of the other scales, for zoom")
-    parser.add_argument("--augmentations", type=int, help="guises of the frames, for zoom")
+    for word, (name, what) in FOR_ZOOM.items():
+        parser.add_argument(word, dest=name, type=int, help=f"{what}, for zoom")
     parser.add_argument("--tag", help="the result file is engine_WHAT_TAG.json")
     parser.add_argument("--folder", type=Path, help="where the result file goes")
     options = parser.parse_args()
@@ -228,14 +232,13 @@ def main() -> None:
             f"there is no run at {options.run}; make it with `python benchmarks/measure_probe.py "
             "nano`, or name one: --run DIR"
         )
-    for_zoom = {"masks": "num_masks", "crop_masks": "crop_masks", "augmentations": "augmentations"}
-    chosen = {name: n for name in for_zoom if (n := getattr(options, name)) is not None}
-    for name, number in chosen.items():
+    given = {word: getattr(options, name) for word, (name, _) in FOR_ZOOM.items()}
+    chosen = {word: number for word, number in given.items() if number is not None}
+    for word, number in chosen.items():
         if options.what != "zoom" or number < 1:
-            word = name.replace("_", "-")
-            sys.exit(f"got --{word} {number} for {options.what}; it takes at least 1, for zoom")
+            sys.exit(f"got {word} {number} for {options.what}; it takes at least 1, for zoom")
     torch.set_num_threads(options.threads)
-    study = partial(STUDIES[options.what], **{for_zoom[name]: n for name, n in chosen.items()})
+    study = partial(STUDIES[options.what], **{FOR_ZOOM[word][0]: n for word, n in chosen.items()})
     points = hard_points(options.pairs or NUM_PAIRS[options.what])
     start = time.monotonic()
     with torch.no_grad():
@@ -247,7 +250,7 @@ def main() -> None:
     trained["trained_with"] = re.sub(r"(init_from|quantizer)=\S*/\S+", r"\1=RUN", words)
     figures["model"] = trained
     command = f"python benchmarks/measure_engine.py {options.what}"
-    command += "".join(f" --{name.replace('_', '-')} {n}" for name, n in chosen.items())
+    command += "".join(f" {word} {number}" for word, number in chosen.items())
     name = "_".join(["engine", options.what, *([options.tag] if options.tag else [])]) + ".json"
     seeds = sorted({SEED, *MASK_SEEDS})
     path = write_result(name, figures, command, seeds, options.folder)

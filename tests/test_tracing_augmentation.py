@@ -1,12 +1,12 @@
 """Mirrored and recolored guises: the same motion, other codes, one mean map."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
+from tests.forking_models import loud_model
 from tests.reference.slow_augmentation import disguised, mean_map
-from tests.tiny_model import tiny_model
 from tracing.augmentation import GUISES, SALT, UPRIGHT, Augmented
 from tracing.config import TracerConfig, Traces
 from tracing.engine import KLEngine
@@ -17,6 +17,7 @@ from tracing.rgb_tracer import RGBTracer
 from tracing.tracers import TracerSetup, kl_tracer, rgb_tracer
 
 FRAMES = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+MODEL = loud_model(patch_px=4, size=16)
 POINTS = torch.tensor([[[2.5, 5.5], [9.5, 14.5]], [[12.5, 0.5], [6.5, 7.5]]])
 
 
@@ -42,7 +43,7 @@ class Recorder:
 
 def test_the_answer_is_that_of_maps_averaged_by_hand():
     """Few masks, so that some patches are never hidden in one guise and are in others."""
-    model = tiny_model()
+    model = MODEL
     cfg = TracerConfig(num_masks=1, reveal_ratio=0.4)
     one = kl_tracer(model, cfg)
     ours = kl_tracer(model, cfg, augmentations=8)(*FRAMES, POINTS, seed=3)
@@ -53,6 +54,7 @@ def test_the_answer_is_that_of_maps_averaged_by_hand():
             for frame in FRAMES
         ]
         every.append(one(*frames, guise.points(POINTS, (16, 16)), seed=3 + number * SALT))
+    assert all((traces.peak_kl > 0).all() for traces in every)
     known = [(~traces.never_hidden).view(2, 4, 4).numpy() for traces in every]
     assert any(not guise.all() for guise in known)
     for pair in range(2):
@@ -114,8 +116,11 @@ def test_patches_and_places_are_told_to_each_guise_as_it_sees_them():
 
 def test_a_window_holds_in_the_mean_too():
     cfg = TracerConfig(num_masks=3, window_px=3.0)
-    traces = kl_tracer(tiny_model(), cfg, augmentations=8)(*FRAMES, POINTS)
-    assert ((traces.xy - POINTS).abs() <= 4 + 3).all()
+    # The RGB tracer's maps know of no window: only the answer does.
+    rgb = rgb_tracer(MODEL, cfg, augmentations=8)(*FRAMES, POINTS)
+    free = rgb_tracer(MODEL, replace(cfg, window_px=None), augmentations=8)(*FRAMES, POINTS)
+    assert ((rgb.xy - POINTS).abs() <= 4).all() and ((free.xy - POINTS).abs() > 4).any()
+    traces = kl_tracer(MODEL, cfg, augmentations=8)(*FRAMES, POINTS)
     centers = torch.tensor([2.0, 6.0, 10.0, 14.0])
     away_x = (centers[None, None, None] - POINTS[..., 0, None, None]).abs().expand(2, 2, 4, 4)
     away_y = (centers[None, None, :, None] - POINTS[..., 1, None, None]).abs().expand(2, 2, 4, 4)
@@ -125,15 +130,15 @@ def test_a_window_holds_in_the_mean_too():
 def test_every_scale_and_both_tracers_ask_all_guises():
     zoom = ZoomConfig(scales=2, num_masks=2, keep_hidden_px=2.0)
     setup = TracerSetup(cfg=TracerConfig(num_masks=3), zoom=zoom, augmentations=3)
-    for tracer, kind in ((setup.kl(tiny_model()), KLEngine), (setup.rgb(tiny_model()), RGBTracer)):
+    for tracer, kind in ((setup.kl(MODEL), KLEngine), (setup.rgb(MODEL), RGBTracer)):
         assert isinstance(tracer, Zoom)
         for part in (tracer.on_whole, tracer.on_crops):
             assert isinstance(part, Augmented) and len(part.guises) == 3
             assert isinstance(part.tracer, kind)
         assert tracer(*FRAMES, POINTS).xy.isfinite().all()
     assert setup.about()["augmentations"] == 3 and "augmentations" not in TracerSetup().about()
-    assert isinstance(kl_tracer(tiny_model()), KLEngine)
-    assert isinstance(rgb_tracer(tiny_model(), augmentations=2), Augmented)
+    assert isinstance(kl_tracer(MODEL), KLEngine)
+    assert isinstance(rgb_tracer(MODEL, augmentations=2), Augmented)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_what_cannot_be_averaged_is_refused_before_anything_runs(num, other, sai
         TracerSetup(cfg=cfg, augmentations=num)
     if num:
         with pytest.raises(ValueError, match=said):
-            kl_tracer(tiny_model(), cfg, augmentations=num)
+            kl_tracer(MODEL, cfg, augmentations=num)
     TracerSetup(cfg=cfg, augmentations=1)
 
 
@@ -162,6 +167,6 @@ def test_what_is_no_whole_number_is_refused_by_name():
 
 def test_oblong_frames_are_mirrored_but_not_transposed():
     frames, points = FRAMES[..., :8, :], POINTS * torch.tensor([1.0, 0.5])
-    assert kl_tracer(tiny_model(), augmentations=UPRIGHT)(*frames, points).xy.isfinite().all()
+    assert kl_tracer(MODEL, augmentations=UPRIGHT)(*frames, points).xy.isfinite().all()
     with pytest.raises(ValueError, match="must be square, got 8x16 px; use augmentations=4"):
-        kl_tracer(tiny_model(), augmentations=5)(*frames, points)
+        kl_tracer(MODEL, augmentations=5)(*frames, points)

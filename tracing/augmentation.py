@@ -37,15 +37,13 @@ class Guise:
 
     def raster(self, values: Tensor) -> Tensor:
         """Values on a raster whose last two axes are rows and columns."""
-        axes = [axis for axis, mirrored in ((-1, self.mirror_x), (-2, self.mirror_y)) if mirrored]
-        values = values.flip(axes)
+        values = values.flip(self._mirrored_axes())
         return values.mT if self.transpose else values
 
     def undo(self, values: Tensor) -> Tensor:
         """The inverse of ``raster``."""
         values = values.mT if self.transpose else values
-        axes = [axis for axis, mirrored in ((-1, self.mirror_x), (-2, self.mirror_y)) if mirrored]
-        return values.flip(axes)
+        return values.flip(self._mirrored_axes())
 
     def points(
         self, points: Float[Tensor, "*n 2"], frame_hw: tuple[int, int]
@@ -54,6 +52,9 @@ class Guise:
         x, y = points.unbind(-1)
         x, y = (width - x if self.mirror_x else x), (height - y if self.mirror_y else y)
         return torch.stack([y, x] if self.transpose else [x, y], dim=-1)
+
+    def _mirrored_axes(self) -> list[int]:
+        return [axis for axis, mirrored in ((-1, self.mirror_x), (-2, self.mirror_y)) if mirrored]
 
 
 GUISES = (

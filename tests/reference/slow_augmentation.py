@@ -6,13 +6,13 @@ CHANNELS = ["rgb", "gbr", "brg", "rbg", "bgr", "grb", "gbr", "brg"]
 MIRRORS = ["", "x", "y", "xy", "t", "xt", "yt", "xyt"]  # t: rows become columns, last of all
 
 
-def place(number: int, row: float, col: float, rows: float, cols: float) -> tuple[float, float]:
-    """Where (row, col) of the frame is in a guise; for whole numbers, of pixels or patches."""
+def place(number: int, row: int, col: int, side: int) -> tuple[int, int]:
+    """Where a pixel, or a patch, of the frame is in a guise."""
     mirrors = MIRRORS[number]
     if "x" in mirrors:
-        col = cols - 1 - col
+        col = side - 1 - col
     if "y" in mirrors:
-        row = rows - 1 - row
+        row = side - 1 - row
     return (col, row) if "t" in mirrors else (row, col)
 
 
@@ -23,7 +23,7 @@ def disguised(number: int, frame: np.ndarray) -> np.ndarray:
     for channel, source in enumerate(CHANNELS[number]):
         for row in range(side):
             for col in range(side):
-                at = place(number, row, col, side, side)
+                at = place(number, row, col, side)
                 out[(channel, *at)] = frame["rgb".index(source), row, col]
     return out
 
@@ -36,7 +36,7 @@ def mean_map(maps: list[np.ndarray], hidden: list[np.ndarray]) -> np.ndarray:
         for col in range(side):
             found = []
             for number, (own, known) in enumerate(zip(maps, hidden, strict=True)):
-                at = tuple(map(int, place(number, row, col, side, side)))
+                at = place(number, row, col, side)
                 if known[at]:
                     found.append(own[at])
             out[row, col] = np.mean(found) if found else 0.0
