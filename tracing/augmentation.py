@@ -148,7 +148,8 @@ class Augmented:
         )
         parts = [guise.undo(t.maps) for t, guise in zip(every, self.guises, strict=True)]
         weight = rearrange(known, "n b (r c) -> n b 1 r c", r=grid.rows)
-        maps = torch.where(weight, torch.stack(parts), 0.0).sum(0) / weight.sum(0).clamp_min(1)
+        # A map is 0 where no mask hid the patch, so what counts is only how many guises know it.
+        maps = torch.stack(parts).sum(0) / weight.sum(0).clamp_min(1)
         may_win = within_window(near, grid, self.cfg.window_px)
         may_win = rearrange(may_win & known.any(0)[:, None], "b n (r c) -> b n r c", r=grid.rows)
         xy, peak = answer(maps, may_win, points, grid, self.cfg)
