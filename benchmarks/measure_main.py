@@ -64,8 +64,9 @@ def train(name: str, experiment: str, *overrides: str) -> Path:
 
 
 def note_of(run_dir: Path) -> dict:
-    """What train.py noted beside the weights: command, seconds, git sha, steps."""
-    return json.loads((run_dir / "export" / "config.json").read_text())["note"]
+    """What train.py noted beside the weights of a run or an export: command, seconds, git sha."""
+    export = run_dir / "export" if (run_dir / "export").is_dir() else run_dir
+    return json.loads((export / "config.json").read_text())["note"]
 
 
 def origin(run_dir: Path) -> dict:
