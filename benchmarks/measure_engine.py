@@ -14,7 +14,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,8 @@ from tracing.metrics.functional import distances
 from tracing.readout import answer
 from tracing.tracers import kl_tracer
 
-SEED, MASK_SEEDS = 0, (0, 1, 2)
+SEED, MASK_SEEDS = 0, 3
+Seeds = Sequence[int]  # of the masks
 POINTS_PER_PAIR, MIN_MOTION_PX = 4, 1.0
 ORDERS: dict[str, dict[str, str]] = {
     "after": {"order0": "changed_last", "revealed": "after"},
@@ -57,18 +58,19 @@ ORDERS: dict[str, dict[str, str]] = {
 SCALES = (1, 2, 3)
 
 
-def hard_points(num_pairs: int) -> PointPairs:
+def hard_points(num_pairs: int, seed: int = SEED) -> PointPairs:
     scene = instantiate(OmegaConf.load(ROOT / "configs" / "scene" / "hard.yaml"))
-    return synthetic_pairs(scene, num_pairs, POINTS_PER_PAIR, MIN_MOTION_PX, SEED)
+    return synthetic_pairs(scene, num_pairs, POINTS_PER_PAIR, MIN_MOTION_PX, seed)
 
 
 def answers(tracer: Tracer, points: PointPairs, seed: int) -> Traces:
     return tracer(points.frame0, points.frame1, points.points, seed=seed)
 
 
-def mean_errors(tracer: Tracer, points: PointPairs) -> Float64[Tensor, "pairs points"]:
+def mean_errors(
+    tracer: Tracer, points: PointPairs, seeds: Seeds
+) -> Float64[Tensor, "pairs points"]:
     """Each point's error in px, averaged over the seeds of the masks."""
-    seeds = MASK_SEEDS if tracer.needs_model else MASK_SEEDS[:1]
     every = [distances(answers(tracer, points, seed).xy, points.target) for seed in seeds]
     return torch.stack(every).double().mean(0)
 
@@ -89,12 +91,12 @@ def paired(one: Float64[Tensor, "pairs points"], other: Float64[Tensor, "pairs p
     return {"difference_px": found.mean, "ci95_px": [found.low, found.high]}
 
 
-def orders(model: NextFrame, points: PointPairs) -> dict:
+def orders(model: NextFrame, points: PointPairs, seeds: Seeds) -> dict:
     """EPE of every order, and each one's difference to ``after``."""
     errors, seconds = {}, {}
     for name, how in ORDERS.items():
         start = time.perf_counter()
-        errors[name] = mean_errors(kl_tracer(model, TracerConfig(**how)), points)
+        errors[name] = mean_errors(kl_tracer(model, TracerConfig(**how)), points, seeds)
         seconds[name] = time.perf_counter() - start
     table = {
         name: scored(own)
@@ -138,6 +140,7 @@ class Remembered:
 def zoom(
     model: NextFrame,
     points: PointPairs,
+    seeds: Seeds,
     num_masks: int | None = None,
     crop_masks: int | None = None,
     augmentations: int = 1,
@@ -159,10 +162,10 @@ def zoom(
     }
     tracers |= {tracer.name: tracer for tracer in (DIS(), DIS(enlarge=4), ZeroMotion())}
     found = {
-        name: torch.stack([answers(tracer, points, seed).xy for seed in MASK_SEEDS])
+        name: torch.stack([answers(tracer, points, seed).xy for seed in seeds])
         for name, tracer in tracers.items()
     }
-    first = [answers(tracers["1"], points, seed) for seed in MASK_SEEDS]
+    first = [answers(tracers["1"], points, seed) for seed in seeds]
     found["1, arg-max"] = torch.stack([argmax_xy(traces, points, grid) for traces in first])
     perfect = perfect_answer(points, grid.patch_px, cfg.placement, grid.patch_px)
     right = distances(found["1, arg-max"], perfect) < 1e-3
@@ -184,7 +187,7 @@ def zoom(
     }
 
 
-def search(model: NextFrame, points: PointPairs) -> dict:
+def search(model: NextFrame, points: PointPairs, seeds: Seeds) -> dict:
     """Queries whose highest patch is the same, by place of the revealed and number of masks."""
     table = {}
     for revealed in ("after", "before", "clean"):
@@ -193,7 +196,7 @@ def search(model: NextFrame, points: PointPairs) -> dict:
             fine = replace(cfg, search="coarse_to_fine")
             same: list[Tensor] = []
             xy_same: list[Tensor] = []
-            for seed in MASK_SEEDS:
+            for seed in seeds:
                 one, other = (answers(kl_tracer(model, c), points, seed) for c in (cfg, fine))
                 peaks = [traces.maps.flatten(2).argmax(-1) for traces in (one, other)]
                 same.append(peaks[0] == peaks[1])
@@ -206,13 +209,13 @@ def search(model: NextFrame, points: PointPairs) -> dict:
     return {"search": table}
 
 
-def silent(model: NextFrame, points: PointPairs) -> dict:
+def silent(model: NextFrame, points: PointPairs, seeds: Seeds) -> dict:
     """Which attempt flipped a code at last, as shares; and how many codes."""
     table = {}
     for placement in ("patch", "query"):
         for retry in (False, True):
             cfg = TracerConfig(placement=placement, retry=retry, num_masks=1)
-            traces = answers(kl_tracer(model, cfg), points, SEED)
+            traces = answers(kl_tracer(model, cfg), points, seeds[0])
             counts = torch.bincount(traces.attempt.flatten(), minlength=len(get_args(Attempt)))
             shares = (counts.double() / counts.sum()).tolist()
             table[f"{placement}, {'retry' if retry else 'once'}"] = {
@@ -222,7 +225,7 @@ def silent(model: NextFrame, points: PointPairs) -> dict:
     return {"attempts": table}
 
 
-STUDIES: dict[str, Callable[[NextFrame, PointPairs], dict]] = {
+STUDIES: dict[str, Callable[..., dict]] = {
     "orders": orders,
     "zoom": zoom,
     "search": search,
@@ -236,16 +239,24 @@ FOR_ZOOM = {  # options of the zoom study alone: its argument, and what it count
 NUM_PAIRS = {"orders": 32, "zoom": 36, "search": 32, "silent": 512}
 
 
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}; it takes at least 1")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=tuple(STUDIES))
     parser.add_argument("--run", type=Path, default=WORK / "probe_nano", help="a trained run")
-    parser.add_argument("--pairs", type=int, help=f"of {POINTS_PER_PAIR} points each")
+    parser.add_argument("--pairs", type=positive, help=f"of {POINTS_PER_PAIR} points each")
+    parser.add_argument("--scenes", type=int, help=f"seed of the scenes, {SEED} if not given")
+    parser.add_argument("--mask-seeds", type=positive, help=f"how many, {MASK_SEEDS} if not given")
     parser.add_argument("--threads", type=int, default=1)
     for word, (name, what) in FOR_ZOOM.items():
-        parser.add_argument(word, dest=name, type=int, help=f"{what}, for zoom")
+        parser.add_argument(word, dest=name, type=positive, help=f"{what}, for zoom")
     parser.add_argument("--tag", help="the result file is engine_WHAT_TAG.json")
     parser.add_argument("--folder", type=Path, help="where the result file goes")
     options = parser.parse_args()
@@ -257,27 +268,33 @@ def main() -> None:
     given = {word: getattr(options, name) for word, (name, _) in FOR_ZOOM.items()}
     chosen = {word: number for word, number in given.items() if number is not None}
     for word, number in chosen.items():
-        if options.what != "zoom" or number < 1:
-            sys.exit(f"got {word} {number} for {options.what}; it takes at least 1, for zoom")
+        if options.what != "zoom":
+            sys.exit(f"got {word} {number} for {options.what}; it is an option of zoom alone")
     if (options.augmentations or 1) > len(GUISES):
         sys.exit(f"got --augmentations {options.augmentations}; use {len(GUISES)} at most")
     torch.set_num_threads(options.threads)
     study = partial(STUDIES[options.what], **{FOR_ZOOM[word][0]: n for word, n in chosen.items()})
-    points = hard_points(options.pairs or NUM_PAIRS[options.what])
+    scenes, seeds = options.scenes or SEED, range(options.mask_seeds or MASK_SEEDS)
+    points = hard_points(options.pairs or NUM_PAIRS[options.what], scenes)
     start = time.monotonic()
     with torch.no_grad():
-        figures = study(load(options.run).eval(), points)
-    figures["num_points"], figures["mask_seeds"] = points.visible.numel(), list(MASK_SEEDS)
+        figures = study(load(options.run).eval(), points, seeds)
+    figures["num_points"], figures["mask_seeds"] = points.visible.numel(), list(seeds)
     figures["minutes"] = round((time.monotonic() - start) / 60, 2)
     trained = origin(options.run) | {"model_git_sha": note_of(options.run)["git_sha"]}
     words = trained["trained_with"].replace(str(SHARED), "../shared/data")
     trained["trained_with"] = re.sub(r"(init_from|quantizer)=\S*/\S+", r"\1=RUN", words)
     figures["model"] = trained
     command = f"python benchmarks/measure_engine.py {options.what}"
+    sample = {
+        "--pairs": options.pairs,
+        "--scenes": options.scenes,
+        "--mask-seeds": options.mask_seeds,
+    }
+    chosen |= {word: number for word, number in sample.items() if number is not None}
     command += "".join(f" {word} {number}" for word, number in chosen.items())
     name = "_".join(["engine", options.what, *([options.tag] if options.tag else [])]) + ".json"
-    seeds = sorted({SEED, *MASK_SEEDS})
-    path = write_result(name, figures, command, seeds, options.folder)
+    path = write_result(name, figures, command, sorted({scenes, *seeds}), options.folder)
     print(path.read_text())
 
 
