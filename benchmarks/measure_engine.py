@@ -168,10 +168,11 @@ def zoom(
     first = [answers(tracers["1"], points, seed) for seed in seeds]
     found["1, arg-max"] = torch.stack([argmax_xy(traces, points, grid) for traces in first])
     perfect = perfect_answer(points, grid.patch_px, cfg.placement, grid.patch_px)
-    right = distances(found["1, arg-max"], perfect) < 1e-3
+    every = (len(seeds), *perfect.shape)
+    right = distances(found["1, arg-max"], perfect.expand(every)) < 1e-3
     table = {}
     for name, xy in found.items():
-        errors = distances(xy, points.target).double()
+        errors = distances(xy, points.target.expand(every)).double()
         right_epe = {"right_epe_px": errors[right].mean().item()}
         table[name] = scored(errors.mean(0)) | right_epe
     floors = distances(perfect, points.target).expand(right.shape)

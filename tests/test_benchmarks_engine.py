@@ -7,15 +7,21 @@ import sys
 import pytest
 import torch
 
-from benchmarks import claims, claims_engine, tracing, tracing_rows
+from benchmarks import claims, claims_engine, measure_engine, tracing, tracing_rows
 from benchmarks.claim import NotMeasuredError
 from benchmarks.meter import Meter
 from benchmarks.result_file import CANNOT_MEASURE_HERE
 from benchmarks.tracing_layouts import NANO, Layout, dense, random_model, random_pair, scattered
 from benchmarks.tracing_rows import BOTH, Bench, Case, Row, compare
+from data.synthetic import SceneConfig
 from lras.flops import prediction_flops, prediction_tokens
-from tracing.engine import EngineConfig
+from tests.forking_models import loud_model
+from tracing.benchmarks.synthetic import synthetic_pairs
+from tracing.config import TracerConfig
+from tracing.engine import EngineConfig, KLEngine
+from tracing.ensemble import ZoomConfig
 from tracing.protocol import ForkingModel
+from tracing.tracers import kl_tracer
 
 SMALL = Layout("small", "lras_micro", 32)  # 16 patches of four codes
 
@@ -182,6 +188,30 @@ def test_the_default_order_is_judged_against_the_best():
     assert figure.value == 0.1 and "0.100 to 0.900" in figure.note
     orders["after"]["minus_random"]["ci95_px"] = [-0.1, 0.9]
     assert claims_engine.surely_behind({"orders": orders}).value == -0.1
+
+
+def test_the_zoom_study_asks_once_and_its_rows_are_what_tracers_answer(monkeypatch):
+    model = loud_model(patch_px=4, size=32)
+    points = synthetic_pairs(SceneConfig(size=32, max_motion_px=3.0), 3, 11, 0.5)
+    asked = []
+    original = KLEngine.__call__
+
+    def counting(self, frame0, *rest, **how):
+        asked.append(len(frame0))
+        return original(self, frame0, *rest, **how)
+
+    monkeypatch.setattr(KLEngine, "__call__", counting)
+    found = measure_engine.zoom(model, points, range(2), 1, crop_masks=2, augmentations=2)
+    whole, crops = [3] * 2, [32, 32, 1, 1]  # in two guises, 33 crops at most 32 at a time
+    assert sorted(asked) == sorted((whole + crops * 2) * 2)  # two more scales, two seeds
+    rows = {f"{n}": ({}, ZoomConfig(scales=n, num_masks=2)) for n in (1, 2, 3)}
+    rows["1, arg-max"] = {"peak": "argmax"}, ZoomConfig()
+    for name, (how, crops) in rows.items():
+        cfg = TracerConfig(num_masks=1, **how)
+        tracer = kl_tracer(model, cfg, zoom=crops, augmentations=2)
+        errors = measure_engine.mean_errors(tracer, points, range(2))
+        assert found["scales"][name]["epe_px"] == pytest.approx(errors.mean().item(), rel=1e-6)
+    assert len({round(found["scales"][name]["epe_px"], 6) for name in rows}) == len(rows)
 
 
 def test_the_worst_search_is_taken_with_one_mask_or_with_the_defaults():
