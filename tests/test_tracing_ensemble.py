@@ -127,14 +127,24 @@ def test_native_crops_halve_both_sides_and_stay_sharp():
     assert torch.allclose(last, resize(frames[..., 36:44, 17:25], (64, 64)))
 
 
-def test_a_tracer_of_no_height_changes_nothing_in_frames_that_are_stored_in_eight_bits():
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_a_tracer_of_no_height_changes_nothing_however_frames_are_stored(eight_bit):
     cfg = replace(PLAIN, amplitude=0.0, round="truncate_uint8", isolated=False)
     frame0, frame1, points = scene((20, 36))
-    for eight_bit in (True, False):
-        zoom = ZoomConfig(scales=3, eight_bit=eight_bit, keep_hidden_px=None)
-        tracer = kl_tracer(RandomModel(4, 2, num_codes=255), cfg, zoom=zoom).at((16, 24))
-        moved = (tracer(frame0, frame1, points).xy - points).abs().max()
-        assert (moved < 1e-4) == eight_bit  # else cutting down to whole levels is a perturbation
+    zoom = ZoomConfig(scales=3, eight_bit=eight_bit, keep_hidden_px=None)
+    tracer = kl_tracer(RandomModel(4, 2, num_codes=255), cfg, zoom=zoom).at((16, 24))
+    assert torch.allclose(tracer(frame0, frame1, points).xy, points, atol=1e-4)
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_stretched_frames_and_crops_have_whole_8_bit_levels_where_asked(eight_bit):
+    frame0, frame1, points = scene((20, 36))
+    inner = Scripted((0.0, 0.0))
+    zoom = ZoomConfig(scales=3, eight_bit=eight_bit, keep_hidden_px=None)
+    Zoom(inner, inner, 4, zoom, (16, 24))(frame0, frame1, points)
+    assert len(inner.asked) == 3
+    for levels in (frame * 255 for asked in inner.asked for frame in asked[:2]):
+        assert torch.allclose(levels, levels.round(), atol=1e-3) == eight_bit
 
 
 def test_one_scale_is_the_tracer_on_stretched_frames():

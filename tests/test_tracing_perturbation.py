@@ -59,6 +59,17 @@ def test_truncation_keeps_every_8_bit_level_and_cuts_the_rest_down():
     assert (dark[0, 0, 4, 5] * 255).item() == pytest.approx(math.floor(exact), abs=1e-4)
 
 
+@pytest.mark.parametrize("amplitude", [1.0, -1.0])
+def test_truncation_leaves_frames_of_finer_levels_as_they_are_beyond_the_bump(amplitude):
+    frame = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    bumped = add_tracer(frame, torch.tensor([[2.5, 2.5]]), 1.0, amplitude, "truncate_uint8")
+    assert torch.equal(bumped[..., 8:, 8:], frame[..., 8:, 8:])
+    assert bumped.min() >= 0 and bumped.max() <= 1
+    change = (bumped - frame)[..., 2, 2].abs() * 255
+    room = (1 - frame if amplitude > 0 else frame)[..., 2, 2] * 255
+    assert (change > 1).all() and torch.allclose(change, room, atol=1.0)
+
+
 def test_placement_on_the_patch_takes_its_center():
     points = torch.tensor([[17.0, 9.0], [31.9, 0.1]])
     assert tracer_centers(points, GRID, "query").tolist() == points.tolist()

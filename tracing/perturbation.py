@@ -27,8 +27,8 @@ def add_tracer(
 ) -> Float[Tensor, "*batch 3 height width"]:
     """Frame 0 plus a Gaussian bump on every channel, clipped to [0, 1].
 
-    ``amplitude`` 1.0 is 255 in 8-bit units. ``truncate_uint8`` also cuts the result down to whole
-    8-bit levels, as the published code does by storing it as uint8.
+    ``amplitude`` 1.0 is 255 in 8-bit units. ``truncate_uint8`` also cuts the bump down to whole
+    8-bit levels, as the published code does by storing the sum as uint8.
 
     Source:
         Kim et al. 2025, arXiv:2507.09082.
@@ -40,8 +40,10 @@ def add_tracer(
     bump = amplitude * (row[..., :, None] + col[..., None, :]).exp()
     frames = (frame0 + bump.unsqueeze(-3)).clamp(0.0, 1.0)
     if round == "truncate_uint8":
+        # The change is cut, not the frame: without a bump, frames of finer levels stay as they are.
         # A level that float32 holds a hair too low must not fall to the one below.
-        frames = (frames * 255 + 1e-3).floor() / 255
+        levels = ((frames - frame0) * 255 + 1e-3).floor()
+        frames = (frame0 + levels / 255).clamp_min(0.0)
     return frames
 
 
