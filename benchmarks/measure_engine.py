@@ -144,16 +144,19 @@ def zoom(
     num_masks: int | None = None,
     crop_masks: int | None = None,
     augmentations: int = 1,
+    keep_hidden_px: int | None = None,
 ) -> dict:
     """EPE by number of scales, baselines on the same points, and where the arg-max is right.
 
     ``num_masks`` are those of the first scale, in every row, ``crop_masks`` those of the others;
-    every scale of every row asks about as many guises of the frames.
+    every scale of every row asks about as many guises of the frames. What is None is as usual.
     """
     grid = PatchGrid(*points.frame0.shape[-2:], model.patch_px, model.code_px)
     usual = TracerConfig().num_masks
     cfg = TracerConfig(num_masks=num_masks or usual)
     crops = ZoomConfig(scales=SCALES[-1], num_masks=crop_masks or usual)
+    if keep_hidden_px is not None:
+        crops = replace(crops, keep_hidden_px=float(keep_hidden_px))
     deepest = kl_tracer(model, cfg, zoom=crops, augmentations=augmentations)
     on_whole, on_crops = Remembered(deepest.on_whole), Remembered(deepest.on_crops)
     tracers: dict[str, Tracer] = {
@@ -236,14 +239,18 @@ FOR_ZOOM = {  # options of the zoom study alone: its argument, and what it count
     "--masks": ("num_masks", "masks of the first scale"),
     "--crop-masks": ("crop_masks", "masks of the other scales"),
     "--augmentations": ("augmentations", "guises of the frames"),
+    "--keep-hidden": ("keep_hidden_px", "px round the estimate in crops, 0 for none,"),
 }
 NUM_PAIRS = {"orders": 32, "zoom": 36, "search": 32, "silent": 512}
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; it takes at least 1")
+def at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"got {text}; it takes a whole number from {least}")
     return int(text)
+
+
+positive = partial(at_least, 1)
 
 
 def main() -> None:
@@ -257,7 +264,8 @@ def main() -> None:
     parser.add_argument("--mask-seeds", type=positive, help=f"how many, {MASK_SEEDS} if not given")
     parser.add_argument("--threads", type=int, default=1)
     for word, (name, what) in FOR_ZOOM.items():
-        parser.add_argument(word, dest=name, type=positive, help=f"{what}, for zoom")
+        kind = partial(at_least, 0) if word == "--keep-hidden" else positive
+        parser.add_argument(word, dest=name, type=kind, help=f"{what}, for zoom")
     parser.add_argument("--tag", help="the result file is engine_WHAT_TAG.json")
     parser.add_argument("--folder", type=Path, help="where the result file goes")
     options = parser.parse_args()
