@@ -9,7 +9,8 @@ engine.json, engine_cuda.json (both of benchmarks/tracing.py, the second on an a
     minutes           of the whole command
 engine_orders.json (a nano checkpoint on held-out hard scenes)
     orders            {after, random, before, clean}: EPE, interval, paired difference to the others
-engine_zoom.json, as before
+engine_zoom.json (the nano checkpoint that comes with the repository, same scenes, with eight guises
+of the frames and without patches that are kept hidden; engine_zoom_plain.json is without either)
     scales            by number of scales, and of the baselines: EPE; right_epe_px over the points
                       whose arg-max patch is right, whose read-out floor is right_floor_px
 engine_search.json, as before
@@ -37,7 +38,8 @@ COMMANDS = {
     TABLE: f"python benchmarks/tracing.py --quick --device cpu --json benchmarks/results/{TABLE}",
     CUDA: f"python benchmarks/tracing.py --device cuda --json benchmarks/results/{CUDA}",
     ORDERS: "python benchmarks/measure_engine.py orders",
-    ZOOM: "python benchmarks/measure_engine.py zoom",
+    ZOOM: "python benchmarks/measure_engine.py zoom --run checkpoints/lras_nano --masks 2 "
+    "--crop-masks 2 --augmentations 8 --keep-hidden 0",
     SEARCH: "python benchmarks/measure_engine.py search",
 }
 SMALL = (Layout("K = 1", "lras_nano", 32), Layout("K = 4", "lras_micro", 64))

@@ -292,9 +292,13 @@ def main() -> None:
     figures["minutes"] = round((time.monotonic() - start) / 60, 2)
     trained = origin(options.run) | {"model_git_sha": note_of(options.run)["git_sha"]}
     words = trained["trained_with"].replace(str(SHARED), "../shared/data")
-    trained["trained_with"] = re.sub(r"(init_from|quantizer)=\S*/\S+", r"\1=RUN", words)
+    trained["trained_with"] = re.sub(
+        r"(init_from|quantizer)=(?!checkpoints/)\S*/\S+", r"\1=RUN", words
+    )
     figures["model"] = trained
     command = f"python benchmarks/measure_engine.py {options.what}"
+    if options.run.resolve().is_relative_to(ROOT):  # a model that comes with the repository
+        command += f" --run {options.run.resolve().relative_to(ROOT)}"
     sample = {
         "--pairs": options.pairs,
         "--scenes": options.scenes,
