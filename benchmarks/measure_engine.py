@@ -121,8 +121,6 @@ class Remembered:
     The first scales of three are those of two: a study of both need not pay for them twice.
     """
 
-    needs_model = True
-
     def __init__(self, tracer: Tracer) -> None:
         self.tracer, self.name = tracer, tracer.name
         self.known: dict[tuple, Traces] = {}

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,13 +202,14 @@ def test_the_zoom_study_asks_once_and_its_rows_are_what_tracers_answer(monkeypat
         return original(self, frame0, *rest, **how)
 
     monkeypatch.setattr(KLEngine, "__call__", counting)
-    found = measure_engine.zoom(model, points, range(2), 1, crop_masks=2, augmentations=2)
+    how = {"crop_masks": 2, "augmentations": 2, "keep_hidden_px": 0}
+    found = measure_engine.zoom(model, points, range(2), 1, **how)
     whole, crops = [3] * 2, [32, 32, 1, 1]  # in two guises, 33 crops at most 32 at a time
     assert sorted(asked) == sorted((whole + crops * 2) * 2)  # two more scales, two seeds
-    rows = {f"{n}": ({}, ZoomConfig(scales=n, num_masks=2)) for n in (1, 2, 3)}
-    rows["1, arg-max"] = {"peak": "argmax"}, ZoomConfig()
-    for name, (how, crops) in rows.items():
-        cfg = TracerConfig(num_masks=1, **how)
+    usual, hidden = TracerConfig(num_masks=1), {"num_masks": 2, "keep_hidden_px": None}
+    rows = {f"{n}": (usual, ZoomConfig(scales=n, **hidden)) for n in (1, 2, 3)}
+    rows["1, arg-max"] = replace(usual, peak="argmax"), ZoomConfig()
+    for name, (cfg, crops) in rows.items():
         tracer = kl_tracer(model, cfg, zoom=crops, augmentations=2)
         errors = measure_engine.mean_errors(tracer, points, range(2))
         assert found["scales"][name]["epe_px"] == pytest.approx(errors.mean().item(), rel=1e-6)
