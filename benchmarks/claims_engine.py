@@ -23,6 +23,7 @@ engine_silent.json, as before; no promise, only told
 import math
 from functools import cache, partial
 from itertools import pairwise
+from statistics import median
 
 from benchmarks.claim import Claim, Figure, NotMeasuredError
 from benchmarks.claims_main import from_file, plain
@@ -124,16 +125,24 @@ def of_bound(read_out: str):
 
 
 def speed_up(spread: str):
-    """Of ``first`` with both savings; ``all`` beside it."""
+    """Of ``first`` with both savings; ``all`` beside it.
+
+    A row measures the slow reference on one to a few queries beside its own turns, the exact row
+    on 32: the figure is the smaller of the two quotients.
+    """
 
     def read(figures: dict) -> Figure:
+        large = partial(row_of, figures, layout="large")
         first, every = (
-            row_of(figures, layout="large", read_out=read_out, option=BOTH, spread=spread)
-            for read_out in ("first", "all")
+            large(read_out=read_out, option=BOTH, spread=spread) for read_out in ("first", "all")
         )
-        note = f"{first['queries']} queries, bound {first['bound']:.1f}x; all: "
-        note += f"{every['ratio']:.2f}x of {every['bound']:.1f}x, {every['queries']} queries"
-        return Figure(first["ratio"], note + "; slow time extrapolated")
+        exact = large(read_out="first", option="exact", spread="scattered")
+        of_many = median(exact["slow_seconds"]) / median(first["fast_seconds"])
+        note = f"{first['queries']} queries, bound {first['bound']:.1f}x; slow time extrapolated: "
+        note += f"{first['ratio']:.2f}x by the row's own slow queries, {of_many:.2f}x by the "
+        note += f"{exact['compared']} of the exact row; all: {every['ratio']:.2f}x of "
+        note += f"{every['bound']:.1f}x, {every['queries']} queries"
+        return Figure(min(first["ratio"], of_many), note)
 
     return read
 

@@ -177,6 +177,18 @@ def test_the_table_carries_the_names_that_promises_read(bench):
         claims_engine.on_accelerator(figures)
 
 
+@pytest.mark.parametrize(("of_many", "expected"), [(2.0, 4.0), (9.0, 6.0)])
+def test_a_speed_up_is_the_smaller_of_its_own_slow_time_and_that_of_many(of_many, expected):
+    savings = {"layout": "large", "option": BOTH, "spread": "dense", "bound": 7.0, "queries": 100}
+    savings |= {"fast_seconds": [0.5], "ratio": 6.0}
+    exact = {"layout": "large", "read_out": "first", "option": "exact", "spread": "scattered"}
+    exact |= {"slow_seconds": [of_many] * 2, "compared": 32}
+    rows = [exact, savings | {"read_out": "first"}, savings | {"read_out": "all"}]
+    figure = claims_engine.speed_up("dense")({"cpu": {"rows": rows}})
+    assert figure.value == expected
+    assert "by the 32 of the exact row" in figure.note
+
+
 def test_the_default_order_is_judged_against_the_best():
     assert claims_engine.default_order() == "after"
     epe = {"after": 2.0, "random": 1.5, "before": 3.0}
