@@ -18,7 +18,7 @@ from doors.asking import Question, digest
 from tracing.asking import Asking
 from tracing.benchmarks.base import Tracer
 from tracing.dense import DenseFlow, dense_flow, query_lattice
-from tracing.visualize import dense_figure, flow_colors, png_bytes
+from tracing.visualize import dense_figure, flow_colors, full_color_px, png_bytes
 
 FORMATS = ("flo", "kitti", "npz", "color", "picture")
 
@@ -107,7 +107,7 @@ class Pair(Question):
             "flo": ("flow.flo", lambda path: write_flow(path, result.flow)),
             "kitti": ("flow.png", lambda path: write_flow(path, result.flow)),
             "npz": ("flow.npz", lambda path: write_whole(path, _npz(result))),
-            "color": ("flow_color.png", lambda path: write_whole(path, _colors(result.flow))),
+            "color": ("flow_color.png", lambda path: write_whole(path, _colors(result))),
             "picture": ("pair.png", lambda path: write_whole(path, self._picture(result))),
         }
         written = []
@@ -145,7 +145,8 @@ def _npz(result: DenseFlow) -> bytes:
     return buffer.getvalue()
 
 
-def _colors(flow: Float[Tensor, "2 height width"]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(flow_colors(flow).movedim(0, -1).numpy()).save(buffer, format="PNG")
+def _colors(result: DenseFlow) -> bytes:
+    full, buffer = full_color_px(result.flow, result.visible), io.BytesIO()
+    colors = flow_colors(result.flow, full).movedim(0, -1)
+    Image.fromarray(colors.numpy()).save(buffer, format="PNG")
     return buffer.getvalue()

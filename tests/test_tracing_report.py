@@ -14,6 +14,7 @@ from tracing.visualize import (
     epe_curve_figure,
     flow_colors,
     flow_figure,
+    full_color_px,
     kl_map_figure,
     png_bytes,
     save_png,
@@ -232,6 +233,19 @@ def test_one_scale_gives_one_motion_one_color_in_every_picture():
     assert torch.equal(one[..., 0], two[..., 0])
     # beyond the scale: shown at its end
     assert torch.equal(flow_colors(large, 2.0)[..., 1], flow_colors(2 * large, 2.0)[..., 1])
+
+
+def test_full_color_is_what_nearly_all_visible_displacements_reach():
+    flow, visible = torch.zeros(2, 10, 20), torch.ones(10, 20, dtype=torch.bool)
+    flow[0], flow[:, 0, 0] = 3.0, 500.0  # one lost point
+    assert full_color_px(flow, visible) == 3.0
+    flow[0, 5:], visible[5:] = 40.0, False  # hidden points have no say
+    assert full_color_px(flow, visible) == 3.0
+    assert full_color_px(flow, torch.zeros_like(visible)) == 40.0  # unless all are hidden
+    assert full_color_px(torch.zeros_like(flow), visible) == 0.0
+    still = torch.zeros_like(flow)
+    still[0, 0, 0] = 7.0
+    assert full_color_px(still, visible) == 7.0  # nothing else moves
 
 
 @pytest.mark.parametrize("has_target", [True, False])

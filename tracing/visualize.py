@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
+FULL_COLOR_SHARE = 0.98  # a few lost queries point anywhere, and would bleach all others
 COLORS = {"query": "#00a0ff", "true": "#20c040", "predicted": "#e02020"}
 
 
@@ -38,6 +39,19 @@ def flow_colors(
     scale = F.pad(flow, (0, 1))
     scale[0, :, -1] = longest
     return flow_to_image(scale.float())[..., :-1]
+
+
+def full_color_px(
+    flow: Float[Tensor, "2 height width"], visible: Bool[Tensor, "height width"]
+) -> float:
+    """The length, px, that 98 % of the visible displacements do not exceed.
+
+    Of all pixels where none is visible; the longest displacement where that length is 0.
+    """
+    length = flow.norm(dim=0)
+    seen = length[visible] if visible.any() else length.flatten()
+    usual = float(np.quantile(seen.cpu().numpy(), FULL_COLOR_SHARE))
+    return usual if usual > 0 else length.max().item()
 
 
 def kl_map_figure(
@@ -132,10 +146,10 @@ def dense_figure(
     (first, second), (third, fourth) = figure.subplots(2, 2)
     _show(first, frame0, "frame 0")
     _show(second, frame1, "frame 1")
-    longest = flow.norm(dim=0).max().item()
-    colors = flow_colors(flow, longest).float() / 255
+    full = full_color_px(flow, visible)
+    colors = flow_colors(flow, full).float() / 255
     dimmed = torch.where(visible, colors, 0.35 * colors)
-    _show(third, dimmed, f"flow, full color {longest:.1f} px; dark: hidden")
+    _show(third, dimmed, f"flow, full color from {full:.1f} px; dark: hidden")
     _show(fourth, confidence.expand(3, -1, -1), "confidence, white = 1")
     return figure
 
