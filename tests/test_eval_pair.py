@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,20 @@ def test_every_format_holds_the_flow(images, tmp_path):
     assert (stored["visible"] == (stored["confidence"] >= 0.5)).all()
     assert "peak_kl" in stored and "return_px" not in stored
     assert Image.open(tmp_path / "flow_color.png").size == (48, 32)
+
+
+def test_a_lost_point_bleaches_no_color(images, tmp_path):
+    result = answered(images, tmp_path / "answers", Slanted())
+    question, colors, pictures = Pair(*images, formats=["color", "picture"]), [], []
+    for lost_px in (50.0, 500.0):
+        flow = result.flow.clone()
+        flow[:, 0, 0] = lost_px
+        shown = replace(result, flow=flow, visible=torch.ones_like(result.visible))
+        color, picture = question.write(tmp_path, shown, Console(quiet=True))
+        colors.append(np.asarray(Image.open(color)))
+        pictures.append(picture.read_bytes())
+    assert np.array_equal(*colors) and pictures[0] == pictures[1]
+    assert (colors[0].min(-1) == 0).any()  # full color is reached
 
 
 def test_flow_too_long_for_kitti_is_left_out_with_a_word(images, tmp_path):

@@ -50,6 +50,7 @@ def full_color_px(
     """
     length = flow.norm(dim=0)
     seen = length[visible] if visible.any() else length.flatten()
+    # NumPy's, since torch.quantile takes 16 million values at most
     usual = float(np.quantile(seen.cpu().numpy(), FULL_COLOR_SHARE))
     return usual if usual > 0 else length.max().item()
 
